@@ -1,1 +1,182 @@
-//! To be written.
+// SPDX-License-Identifier: Apache-2.0
+//! Blobs, named by what they contain.
+//!
+//! A blob enters through an [`Ingest`] and is visible only after [`Ingest::commit`] has checked its
+//! digest. So a reader never sees half a blob or a wrong one, whenever the machine went down.
+//!
+//! ```text
+//! writer(ref) --write--> ingest/<hash of ref>/data --commit(digest)--> blobs/sha256/<hex>
+//!                             `-- abort --> gone
+//! ```
+use std::{borrow::Cow, io, time::SystemTime};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+use types::{Descriptor, Digest, FieldMask, Fields, Filters, Labels, Result};
+
+/// What is known of a blob.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Info {
+    /// Its name.
+    pub digest: Digest,
+    /// Its length in bytes.
+    pub size: u64,
+    /// When it was committed.
+    pub created_at: SystemTime,
+    /// When its labels last changed.
+    pub updated_at: SystemTime,
+    /// Its labels.
+    pub labels: Labels,
+}
+
+/// `digest`, `size` (presence only, as in Go) and `labels.<key>` (containerd `core/content/adaptor.go`).
+impl Fields for Info {
+    fn field(&self, path: &[&str]) -> Option<Cow<'_, str>> {
+        match path {
+            ["digest"] => Some(self.digest.as_str().into()),
+            ["size"] => None,
+            ["labels", key @ ..] => types::filter::label(&self.labels, key),
+            _ => None,
+        }
+    }
+}
+
+/// What is known of an ingest under way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// The name that the client gave it.
+    pub reference: String,
+    /// How many bytes have been written.
+    pub offset: u64,
+    /// How many are expected, 0 when unknown.
+    pub total: u64,
+    /// The digest expected at commit.
+    pub expected: Option<Digest>,
+    /// When it was begun.
+    pub started_at: SystemTime,
+    /// When it was last written to.
+    pub updated_at: SystemTime,
+}
+
+/// `ref` (containerd `core/content/adaptor.go`).
+impl Fields for Status {
+    fn field(&self, path: &[&str]) -> Option<Cow<'_, str>> {
+        match path {
+            ["ref"] => Some(self.reference.as_str().into()),
+            _ => None,
+        }
+    }
+}
+
+/// What a writer expects to have written in the end. Nothing said is nothing checked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Expected {
+    /// The length in bytes.
+    pub size: Option<u64>,
+    /// The digest.
+    pub digest: Option<Digest>,
+}
+
+impl From<&Descriptor> for Expected {
+    fn from(descriptor: &Descriptor) -> Self {
+        Self { size: Some(descriptor.size), digest: Some(descriptor.digest.clone()) }
+    }
+}
+
+/// A store of blobs and of ingests that will become blobs.
+///
+/// Errors, for every implementation: what does not exist is `NotFound`; a digest, label or mask that
+/// makes no sense is `InvalidArgument`.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Tells what is known of a blob.
+    async fn info(&self, digest: &Digest) -> Result<Info>;
+
+    /// Replaces the fields of a blob's info that `mask` names and returns the outcome. Only labels
+    /// may change: `labels`, or `labels.<key>` where an empty value removes the label. Any other
+    /// path is `InvalidArgument`.
+    async fn update(&self, info: Info, mask: &FieldMask) -> Result<Info>;
+
+    /// Streams the blobs that match, in no particular order.
+    fn walk(&self, filters: Filters) -> BoxStream<'_, Result<Info>>;
+
+    /// Removes a blob. Readers that have it open may go on reading.
+    async fn delete(&self, digest: &Digest) -> Result<()>;
+
+    /// Opens a blob for reading.
+    async fn reader(&self, digest: &Digest) -> Result<Box<dyn Reader>>;
+
+    /// Tells how far an ingest is.
+    async fn status(&self, reference: &str) -> Result<Status>;
+
+    /// The ingests that match.
+    async fn statuses(&self, filters: &Filters) -> Result<Vec<Status>>;
+
+    /// Throws an ingest away.
+    async fn abort(&self, reference: &str) -> Result<()>;
+
+    /// Opens the ingest called `reference`, new or as it was left.
+    ///
+    /// Errors: `AlreadyExists` when the expected blob is already there; `Unavailable` while another
+    /// writer has the ingest open; `FailedPrecondition`, `InvalidArgument` when what is expected
+    /// differs from what was expected before.
+    async fn writer(&self, reference: &str, expected: Expected) -> Result<Box<dyn Ingest>>;
+}
+
+/// An open blob.
+#[async_trait]
+pub trait Reader: Send + Sync {
+    /// The blob's length in bytes.
+    fn size(&self) -> u64;
+
+    /// Reads up to `len` bytes from `offset`; fewer only at the end, none past it.
+    async fn read_at(&self, offset: u64, len: usize) -> Result<Bytes>;
+
+    /// The same blob, from its start, for synchronous code on a blocking thread.
+    ///
+    /// A local store hands out its file; a remote one asks [`Reader::read_at`] again and again.
+    fn into_sync(self: Box<Self>) -> Box<dyn io::Read + Send>;
+}
+
+/// An ingest that one writer has open. Dropping it leaves the ingest to be resumed.
+#[async_trait]
+pub trait Ingest: Send {
+    /// Tells how far it is. `status().offset` is where the next write goes.
+    fn status(&self) -> Status;
+
+    /// The digest of what has been written so far, where the implementation knows it.
+    fn digest(&self) -> Option<Digest>;
+
+    /// Appends `data`.
+    async fn write(&mut self, data: Bytes) -> Result<()>;
+
+    /// Goes back to the length `size`, at most the current one, and goes on from there.
+    async fn truncate(&mut self, size: u64) -> Result<()>;
+
+    /// Makes what was written a blob: checks `expected` (and what [`Store::writer`] was told to
+    /// expect), makes it durable, gives it its name and `labels`, and ends the ingest.
+    ///
+    /// Errors: `FailedPrecondition` when size or digest differ, and the ingest stays;
+    /// `AlreadyExists` when the blob is already there, and the ingest is gone.
+    async fn commit(&mut self, expected: Expected, labels: Labels) -> Result<Digest>;
+}
+
+/// Fetches content from elsewhere.
+#[async_trait]
+pub trait Fetch: Send + Sync {
+    /// Streams what `descriptor` points at, from byte `offset`. What the stream yields has not been
+    /// verified: that is for whoever commits it.
+    async fn fetch(
+        &self,
+        descriptor: &Descriptor,
+        offset: u64,
+    ) -> Result<BoxStream<'static, Result<Bytes>>>;
+}
+
+/// Sends content elsewhere.
+#[async_trait]
+pub trait Push: Send + Sync {
+    /// Opens an upload of what `descriptor` points at; `AlreadyExists` when the other side has it.
+    async fn push(&self, descriptor: &Descriptor) -> Result<Box<dyn Ingest>>;
+}

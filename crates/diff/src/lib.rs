@@ -1,1 +1,63 @@
-//! To be written.
+// SPDX-License-Identifier: Apache-2.0
+//! Layers: tar archives that say how one filesystem differs from another.
+//!
+//! [`Differ::apply`] turns an archive into files, [`Differ::compare`] turns files into an archive.
+//! Both are inverse to each other: `compare(apply(x)) == x`, up to the order of entries.
+//! No path in an archive leaves the root it is applied to.
+//!
+//! ```text
+//! content --inflate--> tar --apply--> mounts
+//! content <--deflate-- tar <--compare-- lower mounts, upper mounts
+//! ```
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+use mount::Mount;
+use types::{Any, Descriptor, Labels, Result};
+
+/// How to apply a layer.
+#[derive(Clone, Debug, Default)]
+pub struct Apply {
+    /// What stream processors need, by media type or processor id.
+    pub payloads: std::collections::BTreeMap<String, Any>,
+    /// Compat: asks for what we do anyway, that the files are on disk before the answer.
+    pub sync_fs: bool,
+}
+
+/// How to make a layer.
+#[derive(Clone, Debug, Default)]
+pub struct Compare {
+    /// The media type of the layer, which also says how it is compressed. Empty is OCI tar in gzip.
+    pub media_type: String,
+    /// The name of the ingest that the layer is written through. Empty is a name of our own.
+    pub reference: String,
+    /// Labels of the layer's blob.
+    pub labels: Labels,
+    /// Times later than this are written as this, so that the same files give the same layer.
+    pub source_date_epoch: Option<SystemTime>,
+}
+
+/// Makes layers of filesystems, and filesystems of layers.
+#[async_trait]
+pub trait Differ: Send + Sync + 'static {
+    /// Applies the layer that `descriptor` points at onto `mounts`, makes it durable, and describes
+    /// what was applied: the uncompressed tar, by media type, digest (the diff ID) and size.
+    ///
+    /// Errors: `Unimplemented` for a media type it does not know; `NotFound` for missing content;
+    /// `InvalidArgument` for an archive that is malformed or would leave the root.
+    async fn apply(
+        &self,
+        descriptor: &Descriptor,
+        mounts: &[Mount],
+        options: Apply,
+    ) -> Result<Descriptor>;
+
+    /// Writes how `upper` differs from `lower` into a blob and describes it. The blob's label
+    /// `containerd.io/uncompressed` names the uncompressed tar.
+    async fn compare(
+        &self,
+        lower: &[Mount],
+        upper: &[Mount],
+        options: Compare,
+    ) -> Result<Descriptor>;
+}

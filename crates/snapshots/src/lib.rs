@@ -1,1 +1,157 @@
-//! To be written.
+// SPDX-License-Identifier: Apache-2.0
+//! Filesystems in layers, copied on write.
+//!
+//! A snapshotter answers with mounts and never mounts them. A committed snapshot never changes; an
+//! active one is a writable layer over a committed parent; a view is a read-only one.
+//!
+//! ```text
+//!            prepare(key, parent)              commit(name, key)
+//! committed ---------------------> active(key) -----------------> committed(name)
+//!     |      view(key, parent)
+//!     `--------------------------> view(key)          remove(key) ends any of the three
+//! ```
+use std::{borrow::Cow, time::SystemTime};
+
+use async_trait::async_trait;
+use futures_util::stream::BoxStream;
+use mount::Mount;
+use types::{FieldMask, Fields, Filters, Labels, Result};
+
+/// What a snapshot is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// Read-only, over a parent.
+    View,
+    /// Writable, over a parent.
+    Active,
+    /// Finished: it can be a parent.
+    Committed,
+}
+
+impl Kind {
+    /// The word of filters and of the command line: `Active`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::View => "View",
+            Self::Active => "Active",
+            Self::Committed => "Committed",
+        }
+    }
+}
+
+/// What is known of a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Info {
+    /// What it is.
+    pub kind: Kind,
+    /// Its key while active or a view, its name once committed.
+    pub name: String,
+    /// The name of its parent, if it has one.
+    pub parent: Option<String>,
+    /// Its labels.
+    pub labels: Labels,
+    /// When it was made.
+    pub created_at: SystemTime,
+    /// When its labels or its kind last changed.
+    pub updated_at: SystemTime,
+}
+
+/// `kind` (in lower case), `name`, `parent` and `labels.<key>` (containerd
+/// `core/metadata/adaptors.go`, `adaptSnapshot`).
+impl Fields for Info {
+    fn field(&self, path: &[&str]) -> Option<Cow<'_, str>> {
+        match path {
+            ["kind"] => Some(self.kind.name().to_lowercase().into()),
+            ["name"] => Some(self.name.as_str().into()),
+            ["parent"] => self.parent.as_deref().map(Cow::Borrowed),
+            ["labels", key @ ..] => types::filter::label(&self.labels, key),
+            _ => None,
+        }
+    }
+}
+
+/// What a snapshot takes on disk, without its parents.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes of disk, in blocks used.
+    pub size: u64,
+    /// Files, directories and the like.
+    pub inodes: u64,
+}
+
+/// What a snapshotter can do beyond the contract.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Capability {
+    /// [`Commit::parent`] is honoured: layers can be unpacked side by side and chained at commit.
+    Rebase,
+    /// Ownership can be shifted by labels instead of changing every file.
+    RemapIds,
+}
+
+impl Capability {
+    /// The name as plugins list it: `rebase`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Rebase => "rebase",
+            Self::RemapIds => "remap-ids",
+        }
+    }
+}
+
+/// What a commit may say besides the two names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Commit {
+    /// Labels of the committed snapshot; those of the active one are not kept.
+    pub labels: Labels,
+    /// The parent that the committed snapshot gets instead of none: only for an active snapshot
+    /// that was prepared without one, and only with [`Capability::Rebase`].
+    pub parent: Option<String>,
+}
+
+/// A store of snapshots.
+///
+/// Keys and names are one flat set of non-empty strings. Errors, for every implementation: what
+/// does not exist is `NotFound`; a key or name in use is `AlreadyExists`; an operation that the
+/// snapshot's kind does not allow, a parent that is not committed, or the removal of a snapshot with
+/// children is `FailedPrecondition` (a missing parent is `NotFound`); an empty key is
+/// `InvalidArgument`.
+#[async_trait]
+pub trait Snapshotter: Send + Sync + 'static {
+    /// What it can do beyond the contract.
+    fn capabilities(&self) -> &[Capability] {
+        &[]
+    }
+
+    /// Tells what is known of a snapshot.
+    async fn stat(&self, key: &str) -> Result<Info>;
+
+    /// Replaces the labels that `mask` names (`labels`, `labels.<key>`; an empty mask is all of
+    /// them) and returns the outcome.
+    async fn update(&self, info: Info, mask: &FieldMask) -> Result<Info>;
+
+    /// What the snapshot itself takes on disk: measured for an active one, remembered for a
+    /// committed one.
+    async fn usage(&self, key: &str) -> Result<Usage>;
+
+    /// The mounts of an active snapshot or a view, as `prepare` or `view` answered.
+    async fn mounts(&self, key: &str) -> Result<Vec<Mount>>;
+
+    /// Makes a writable snapshot over `parent`, or over nothing.
+    async fn prepare(&self, key: &str, parent: Option<&str>, labels: Labels) -> Result<Vec<Mount>>;
+
+    /// Makes a read-only snapshot over `parent`, or over nothing.
+    async fn view(&self, key: &str, parent: Option<&str>, labels: Labels) -> Result<Vec<Mount>>;
+
+    /// Makes the active snapshot `key` the committed snapshot `name`. Whatever wrote it has synced
+    /// its data: a committed snapshot survives a power cut.
+    async fn commit(&self, name: &str, key: &str, options: Commit) -> Result<()>;
+
+    /// Removes a snapshot that has no children. Its data may go later: see [`Self::cleanup`].
+    async fn remove(&self, key: &str) -> Result<()>;
+
+    /// Streams the snapshots that match, parents before their children.
+    fn walk(&self, filters: Filters) -> BoxStream<'_, Result<Info>>;
+
+    /// Deletes the data of removed snapshots, and what a crash left behind.
+    async fn cleanup(&self) -> Result<()>;
+}
