@@ -33,4 +33,6 @@ pub struct Client {
     pub namespaces: Arc<dyn records::Records<records::Namespace>>,
     /// Running things.
     pub tasks: Arc<dyn Tasks>,
+    /// What happens.
+    pub events: Arc<dyn events::Bus>,
 }

@@ -85,6 +85,12 @@ enum Test {
     Matches(Option<Regex>),
 }
 
+impl FromIterator<Filter> for Filters {
+    fn from_iter<I: IntoIterator<Item = Filter>>(filters: I) -> Self {
+        Self { any: filters.into_iter().collect() }
+    }
+}
+
 impl Filter {
     /// Reads one filter. The empty text matches everything.
     pub fn parse(text: &str) -> Result<Self> {

@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A daemon at the other end of a socket.
+use std::{path::Path, sync::Arc, time::Duration};
+
+use client::Client;
+use tonic::transport::{Channel, Endpoint};
+use types::{Error, Result, Scope};
+
+use crate::{
+    call::peer, containers, content, diff, events, images, leases, namespaces, snapshots, tasks,
+};
+
+/// Connects to the daemon whose socket is at `address`, within `patience`.
+///
+/// Errors: `Unavailable` when nobody listens there.
+pub async fn dial(address: &Path, patience: Duration) -> Result<Channel> {
+    let uri = format!("unix://{}", address.display());
+    let failed = |source: tonic::transport::Error| {
+        let reason = std::error::Error::source(&source).map(ToString::to_string);
+        let reason = reason.unwrap_or_else(|| source.to_string());
+        let message = format!("failed to dial {:?}: {reason}", address.display().to_string());
+        Error::said(types::Kind::Unavailable, message)
+    };
+    let endpoint = Endpoint::from_shared(uri).map_err(failed)?.connect_timeout(patience);
+    endpoint.connect().await.map_err(failed)
+}
+
+/// The daemon at the other end of `channel`, on behalf of `scope`.
+pub fn connect(channel: &Channel, scope: &Scope) -> Result<Client> {
+    let peer = peer(channel.clone(), scope)?;
+    let snapshotters = peer.clone();
+    Ok(Client {
+        content: content::connect(peer.clone()),
+        snapshotters: Arc::new(move |name| {
+            Ok(snapshots::connect(snapshotters.clone(), name, Vec::new()))
+        }),
+        differ: diff::connect(peer.clone()),
+        images: images::connect(peer.clone()),
+        containers: containers::connect(peer.clone()),
+        leases: leases::connect(peer.clone()),
+        namespaces: namespaces::connect(peer.clone()),
+        events: events::connect(peer.clone()),
+        tasks: tasks::connect(peer),
+    })
+}
