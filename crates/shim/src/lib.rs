@@ -1,1 +1,3 @@
-//! To be written.
+// SPDX-License-Identifier: Apache-2.0
+//! A kit for writing shims.
+pub mod bootstrap;

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! The full names of the services that are spoken over ttrpc.
+//!
+//! Nothing is generated for ttrpc: whoever serves or calls these dispatches by hand, on the name of
+//! the service and the name of the method.
+
+/// The task service of a shim, as it was up to containerd 1.7 and is still served.
+///
+/// Its messages are those of version 3, in [`containerd::task::v3`](crate::containerd::task::v3):
+/// not a field differs between containerd's `api/runtime/task/v2/shim.proto` and its `v3`.
+pub const TASK_V2: &str = "containerd.task.v2.Task";
+
+/// The task service of a shim.
+pub const TASK_V3: &str = "containerd.task.v3.Task";
+
+/// The sandbox service of a shim that runs pods.
+pub const SANDBOX: &str = "containerd.runtime.sandbox.v1.Sandbox";
+
+/// Where the daemon takes the events of its shims.
+pub const EVENTS: &str = "containerd.services.events.ttrpc.v1.Events";
+
+#[cfg(all(test, feature = "grpc"))]
+mod tests {
+    use super::*;
+    use crate::containerd::{runtime, services, task};
+
+    #[test]
+    fn the_names_are_those_of_the_definitions() {
+        assert_eq!(TASK_V3, task::v3::task_server::SERVICE_NAME);
+        assert_eq!(SANDBOX, runtime::sandbox::v1::sandbox_server::SERVICE_NAME);
+        assert_eq!(EVENTS, services::events::ttrpc::v1::events_server::SERVICE_NAME);
+    }
+}
