@@ -10,7 +10,17 @@
 //!                          |   <---------- events ----------'
 //!                          `- one owner task per shim: a peer that hangs delays only its own
 //! ```
+mod binary;
+mod bundle;
+mod log;
+mod shim;
+mod shims;
+mod table;
+mod tasks;
+
 use std::time::SystemTime;
+
+pub use shims::{Config, Shims, Timeouts};
 
 use async_trait::async_trait;
 use mount::Mount;

@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The shims of a daemon: started, watched, found again after a restart, cleaned up when dead.
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use ::shim::bootstrap::Answer;
+use api::containerd::{
+    events::{TaskDelete, TaskExit},
+    task::v3 as pb,
+};
+use events::{Event, Publisher, Typed};
+use records::{Container, Records};
+use tokio_util::task::TaskTracker;
+use types::{Any, Error, Kind, Result, Scope};
+
+use crate::{
+    Exit, Tasks, binary,
+    bundle::{Bundle, existing},
+    log::Forwarding,
+    shim::{Shim, time},
+    table::Table,
+    tasks::Scoped,
+};
+
+/// Where shims are found and what they are told.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where work directories are, which outlive a reboot.
+    pub root: PathBuf,
+    /// Where bundles are, which do not.
+    pub state: PathBuf,
+    /// The daemon's gRPC socket.
+    pub address: String,
+    /// The daemon's ttrpc socket, where shims publish their events.
+    pub ttrpc_address: String,
+    /// The daemon's own program, which shims may call to publish.
+    pub publish_binary: PathBuf,
+    /// A directory in which shims are looked for before the PATH.
+    pub beside: Option<PathBuf>,
+    /// Whether shims shall log everything.
+    pub debug: bool,
+    /// How long each thing may take.
+    pub timeouts: Timeouts,
+}
+
+/// How long what leaves the process may take. The names are those of the config's table `timeouts`,
+/// with defaults as containerd has them where it has one.
+#[derive(Clone, Copy, Debug)]
+pub struct Timeouts {
+    /// To start a shim.
+    pub start: Duration,
+    /// `io.containerd.timeout.shim.load`: to reach a shim that was there before the daemon.
+    pub load: Duration,
+    /// `io.containerd.timeout.shim.cleanup`: to clean up after a dead one.
+    pub cleanup: Duration,
+    /// `io.containerd.timeout.shim.shutdown`: to end one.
+    pub shutdown: Duration,
+    /// `io.containerd.timeout.task.state`: to tell a state or statistics.
+    pub state: Duration,
+    /// For everything else, which may have to wait for a runtime.
+    pub call: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            start: Duration::from_secs(30),
+            load: Duration::from_secs(5),
+            cleanup: Duration::from_secs(5),
+            shutdown: Duration::from_secs(3),
+            state: Duration::from_secs(2),
+            call: Duration::from_mins(2),
+        }
+    }
+}
+
+/// The shims of a daemon.
+pub struct Shims {
+    pub(crate) config: Config,
+    pub(crate) table: Arc<Table>,
+    publisher: Arc<dyn Publisher>,
+    /// Owns the task that watches each shim.
+    watchers: TaskTracker,
+}
+
+impl Shims {
+    /// Looks for the shims that were there before, and returns without waiting for them: each task
+    /// is there at once, and whoever names it waits for its shim alone.
+    pub fn open(config: Config, publisher: Arc<dyn Publisher>) -> Result<Arc<Self>> {
+        let table = Arc::new(Table::default());
+        let shims = Arc::new(Self { config, table, publisher, watchers: TaskTracker::new() });
+        for bundle in existing(&shims.config.root, &shims.config.state) {
+            let reservation = shims.table.load(&bundle.namespace, &bundle.id)?;
+            let shims = shims.clone();
+            shims.watchers.clone().spawn(async move {
+                match shims.load(bundle).await {
+                    Some((shim, log)) => {
+                        let shim = Arc::new(shim);
+                        reservation.live(shim.clone());
+                        shims.watch(shim, log);
+                    }
+                    None => drop(reservation),
+                }
+            });
+        }
+        Ok(shims)
+    }
+
+    /// The tasks of one namespace, made from `containers`.
+    pub fn tasks(
+        self: &Arc<Self>,
+        scope: &Scope,
+        containers: Arc<dyn Records<Container>>,
+    ) -> Arc<dyn Tasks> {
+        Arc::new(Scoped::new(self.clone(), scope.namespace().to_owned(), containers))
+    }
+
+    /// Reaches the shim of a bundle, if it still has its task; cleans up after it if not.
+    async fn load(&self, bundle: Bundle) -> Option<(Shim, Forwarding)> {
+        match self.reach(&bundle).await {
+            Ok(Some(found)) => Some(found),
+            Ok(None) => {
+                tracing::info!(id = bundle.id, "a shim without a task is ended");
+                bundle.remove();
+                None
+            }
+            Err(error) => {
+                tracing::info!(id = bundle.id, %error, "the shim of a task is gone");
+                let exit = self.clean(&bundle, bundle.binary()).await;
+                self.publish_end(&bundle, exit).await;
+                None
+            }
+        }
+    }
+
+    /// Errors when the shim is dead; `None` when it lives but has no task. One that does not answer
+    /// in time is taken as alive: it is shown as unknown until it does.
+    async fn reach(&self, bundle: &Bundle) -> Result<Option<(Shim, Forwarding)>> {
+        let patience = self.config.timeouts.load;
+        let answer =
+            bundle.answer().ok_or_else(|| Error::not_found("address of the shim in its bundle"))?;
+        let log = Forwarding::open(&bundle.log(), &bundle.id)?;
+        let program = bundle.binary().unwrap_or_default();
+        let shim = Shim::connect(bundle.clone(), program, &answer, patience).await?;
+        let request = pb::StateRequest { id: bundle.id.clone(), exec_id: String::new() };
+        match shim.call::<_, pb::StateResponse>("State", &request, patience).await {
+            Err(error) if error.is_not_found() => {
+                self.shut_down(&shim).await;
+                Ok(None)
+            }
+            Err(error) if shim.is_closed() => Err(error),
+            Err(error) => {
+                tracing::warn!(id = bundle.id, %error, "a shim does not answer");
+                Ok(Some((shim, log)))
+            }
+            Ok(_) => Ok(Some((shim, log))),
+        }
+    }
+
+    /// Starts a shim for `bundle` and connects to it.
+    pub(crate) async fn start(
+        &self,
+        bundle: &Bundle,
+        program: PathBuf,
+        options: Option<&Any>,
+    ) -> Result<(Shim, Forwarding)> {
+        let log = Forwarding::open(&bundle.log(), &bundle.id)?;
+        let answer: Answer = binary::start(&self.config, &program, bundle, options).await?;
+        bundle.remember(&program, &answer)?;
+        let patience = self.config.timeouts.load;
+        let shim = Shim::connect(bundle.clone(), program, &answer, patience).await?;
+        Ok((shim, log))
+    }
+
+    /// Cleans up after a shim that dies before its task is deleted. The log is read until then.
+    pub(crate) fn watch(self: &Arc<Self>, shim: Arc<Shim>, log: Forwarding) {
+        let shims = self.clone();
+        self.watchers.spawn(async move {
+            shim.closed().await;
+            drop(log);
+            if !shims.table.is_live(&shim) {
+                return;
+            }
+            tracing::warn!(id = shim.bundle.id, "a shim died before its task was deleted");
+            let exit = shims.clean(&shim.bundle, Some(shim.program.clone())).await;
+            shims.publish_end(&shim.bundle, exit).await;
+            shims.table.end(&shim, Some(exit));
+        });
+    }
+
+    /// Has the shim's program clean up what the shim left, and removes the bundle. What cannot be
+    /// learned of how the task ended is status 255, as in Go (`core/runtime/v2/shim.go`).
+    pub(crate) async fn clean(&self, bundle: &Bundle, program: Option<PathBuf>) -> Exit {
+        let unknown = Exit { pid: 0, status: 255, at: std::time::SystemTime::now() };
+        let exit = match program.filter(|program| !program.as_os_str().is_empty()) {
+            None => unknown,
+            Some(program) => match binary::delete(&self.config, &program, bundle).await {
+                Ok(answer) => {
+                    Exit { pid: answer.pid, status: answer.exit_status, at: time(answer.exited_at) }
+                }
+                Err(error) => {
+                    tracing::warn!(id = bundle.id, %error, "failed to clean up after a shim");
+                    unknown
+                }
+            },
+        };
+        bundle.remove();
+        exit
+    }
+
+    /// Asks a shim to end, which it does when it has nothing left to look after.
+    pub(crate) async fn shut_down(&self, shim: &Shim) {
+        let request = pb::ShutdownRequest { id: shim.bundle.id.clone(), now: false };
+        let asked = shim.call::<_, ()>("Shutdown", &request, self.config.timeouts.shutdown).await;
+        // A shim that ends may do so before it has answered.
+        if let Err(error) = asked
+            && error.kind() != Kind::Unavailable
+        {
+            tracing::warn!(id = shim.bundle.id, %error, "a shim could not be asked to end");
+        }
+    }
+
+    /// Tells of the end of a task on behalf of its shim, which cannot any more.
+    async fn publish_end(&self, bundle: &Bundle, exit: Exit) {
+        let Exit { pid, status: exit_status, at } = exit;
+        let (container_id, exited_at) = (bundle.id.clone(), Some(at.into()));
+        let ended = TaskExit {
+            container_id: container_id.clone(),
+            id: container_id.clone(),
+            pid,
+            exit_status,
+            exited_at,
+        };
+        let deleted = TaskDelete { container_id, pid, exit_status, exited_at, id: String::new() };
+        self.publish(bundle, &ended).await;
+        self.publish(bundle, &deleted).await;
+    }
+
+    async fn publish(&self, bundle: &Bundle, event: &impl Typed) {
+        let Event { topic, body } = Event::of(event);
+        if let Err(error) = self.publisher.publish(&bundle.namespace, topic, body).await {
+            tracing::warn!(id = bundle.id, topic, %error, "failed to publish");
+        }
+    }
+}
+
+impl std::fmt::Debug for Shims {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shims").field("config", &self.config).finish_non_exhaustive()
+    }
+}

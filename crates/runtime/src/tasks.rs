@@ -1,0 +1,381 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The tasks of one namespace, by way of their shims.
+use std::{borrow::Cow, sync::Arc, time::Duration, time::SystemTime};
+
+use api::containerd::task::v3 as pb;
+use async_trait::async_trait;
+use futures_util::future::join_all;
+use mount::Mount;
+use records::{Container, Records};
+use types::{Any, Context, Descriptor, Error, Fields, Filters, Kind, Labels, Result};
+
+use crate::{
+    Create, Exec, Exit, Metric, Pid, Process, Stdio, Tasks, binary,
+    bundle::Bundle,
+    log::Forwarding,
+    shim::{Shim, process, time},
+    shims::Shims,
+    table::{Phase, missing},
+};
+
+pub(crate) struct Scoped {
+    shims: Arc<Shims>,
+    namespace: String,
+    containers: Arc<dyn Records<Container>>,
+}
+
+impl Scoped {
+    pub(crate) fn new(
+        shims: Arc<Shims>,
+        namespace: String,
+        containers: Arc<dyn Records<Container>>,
+    ) -> Self {
+        Self { shims, namespace, containers }
+    }
+
+    async fn find(&self, id: &str) -> Result<Arc<Shim>> {
+        self.shims.table.find(&self.namespace, id, self.shims.config.timeouts.load).await
+    }
+
+    /// Calls a method on a task's shim.
+    async fn call<Q, R>(&self, id: &str, method: &str, request: Q) -> Result<R>
+    where
+        Q: prost::Message,
+        R: prost::Message + Default,
+    {
+        self.find(id).await?.call(method, &request, self.shims.config.timeouts.call).await
+    }
+
+    fn bundle(&self, id: &str) -> Result<Bundle> {
+        let config = &self.shims.config;
+        Bundle::at(&config.root, &config.state, &self.namespace, id)
+    }
+
+    /// Starts a shim and has it make the task. What fails leaves nothing behind.
+    async fn make(
+        &self,
+        bundle: &Bundle,
+        container: &Container,
+        create: Create,
+    ) -> Result<(u32, Shim, Forwarding)> {
+        let runtime = match create.runtime_path.as_str() {
+            "" => &container.runtime.name,
+            path => path,
+        };
+        let program = binary::find(runtime, self.shims.config.beside.as_deref())
+            .context(|| "failed to start shim: failed to resolve runtime path")?;
+        let given = non_empty(create.options.as_ref());
+        let options = non_empty(container.runtime.options.as_ref());
+        let started = self.shims.start(bundle, program.clone(), options.or(given)).await;
+        let (shim, log) = match started {
+            Ok(started) => started,
+            Err(error) => {
+                self.shims.clean(bundle, Some(program)).await;
+                return Err(error.context("failed to start shim"));
+            }
+        };
+        let request = create_request(bundle, create.clone(), given.or(options));
+        let patience = self.shims.config.timeouts.call;
+        match shim.call::<_, pb::CreateTaskResponse>("Create", &request, patience).await {
+            Ok(made) => Ok((made.pid, shim, log)),
+            Err(error) => {
+                self.undo(&shim).await;
+                Err(error.context("failed to create shim task"))
+            }
+        }
+    }
+
+    /// Ends a shim whose task could not be made.
+    async fn undo(&self, shim: &Shim) {
+        let request = pb::DeleteRequest { id: shim.bundle.id.clone(), exec_id: String::new() };
+        let patience = self.shims.config.timeouts.cleanup;
+        let deleted = shim.call::<_, pb::DeleteResponse>("Delete", &request, patience).await;
+        self.shims.shut_down(shim).await;
+        let is_clean = deleted.is_ok() || deleted.is_err_and(|error| error.is_not_found());
+        if is_clean {
+            shim.bundle.remove();
+        } else {
+            self.shims.clean(&shim.bundle, Some(shim.program.clone())).await;
+        }
+    }
+
+    async fn state(&self, shim: &Shim, exec_id: &str) -> Result<Process> {
+        let id = shim.bundle.id.clone();
+        let request = pb::StateRequest { id: id.clone(), exec_id: exec_id.to_owned() };
+        let patience = self.shims.config.timeouts.state;
+        let state: pb::StateResponse = shim.call("State", &request, patience).await?;
+        Ok(process(&id, exec_id, state))
+    }
+
+    /// How a task ended whose shim died while somebody waited.
+    async fn end(&self, id: &str) -> Result<Exit> {
+        let gone = || Error::unavailable(format!("task {id}: its shim died"));
+        let Some(mut phase) = self.shims.table.watch(&self.namespace, id) else {
+            return Err(gone());
+        };
+        let cleanup = self.shims.config.timeouts.cleanup + Duration::from_secs(1);
+        let ended = phase.wait_for(|phase| matches!(phase, Phase::Gone(_)));
+        match tokio::time::timeout(cleanup, ended).await {
+            Ok(Ok(phase)) => match &*phase {
+                Phase::Gone(Some(exit)) => Ok(*exit),
+                _ => Err(gone()),
+            },
+            _ => Err(gone()),
+        }
+    }
+}
+
+/// Options that say something: an empty message under an empty name is none.
+fn non_empty(options: Option<&Any>) -> Option<&Any> {
+    options.filter(|any| !any.type_url.is_empty() || !any.value.is_empty())
+}
+
+fn create_request(bundle: &Bundle, create: Create, options: Option<&Any>) -> pb::CreateTaskRequest {
+    let Stdio { stdin, stdout, stderr, terminal } = create.stdio;
+    pb::CreateTaskRequest {
+        id: bundle.id.clone(),
+        bundle: bundle.path.display().to_string(),
+        rootfs: create.rootfs.into_iter().map(wire_mount).collect(),
+        terminal,
+        stdin,
+        stdout,
+        stderr,
+        checkpoint: String::new(),
+        parent_checkpoint: String::new(),
+        options: options.map(wire_any),
+    }
+}
+
+fn wire_mount(mount: Mount) -> api::containerd::types::Mount {
+    let Mount { kind: r#type, source, target, options } = mount;
+    api::containerd::types::Mount { r#type, source, target, options }
+}
+
+fn wire_any(any: &Any) -> prost_types::Any {
+    prost_types::Any { type_url: any.type_url.clone(), value: any.value.to_vec() }
+}
+
+fn domain_any(any: prost_types::Any) -> Any {
+    Any { type_url: any.type_url, value: any.value.into() }
+}
+
+#[async_trait]
+impl Tasks for Scoped {
+    async fn create(&self, create: Create) -> Result<u32> {
+        let container = self.containers.get(&create.id).await?;
+        if create.checkpoint.is_some() {
+            return Err(Error::unimplemented("restore of a task from a checkpoint"));
+        }
+        let bundle = self.bundle(&create.id)?;
+        let reservation = self.shims.table.reserve(&self.namespace, &create.id)?;
+        let spec = container.spec.clone().unwrap_or_default();
+        let made = bundle.clone();
+        blocking(move || made.create(&spec.value)).await?;
+        let (pid, shim, log) = match self.make(&bundle, &container, create).await {
+            Ok(made) => made,
+            Err(error) => {
+                blocking(move || {
+                    bundle.remove();
+                    Ok(())
+                })
+                .await?;
+                return Err(error);
+            }
+        };
+        let shim = Arc::new(shim);
+        reservation.live(shim.clone());
+        self.shims.watch(shim, log);
+        Ok(pid)
+    }
+
+    async fn start(&self, id: &str, exec_id: &str) -> Result<u32> {
+        let request = pb::StartRequest { id: id.to_owned(), exec_id: exec_id.to_owned() };
+        let started: pb::StartResponse = self.call(id, "Start", request).await?;
+        Ok(started.pid)
+    }
+
+    async fn delete(&self, id: &str) -> Result<Exit> {
+        let shim = self.find(id).await?;
+        let Some(deleting) = self.shims.table.begin_delete(&shim) else {
+            // Somebody else deletes it: when that is done it is not there, and until then neither.
+            return Err(missing(id));
+        };
+        let request = pb::DeleteRequest { id: id.to_owned(), exec_id: String::new() };
+        let patience = self.shims.config.timeouts.call;
+        let exit = match shim.call::<_, pb::DeleteResponse>("Delete", &request, patience).await {
+            Ok(deleted) => {
+                Exit { pid: deleted.pid, status: deleted.exit_status, at: time(deleted.exited_at) }
+            }
+            Err(error) if error.is_not_found() || shim.is_closed() => {
+                let exit = self.shims.clean(&shim.bundle, Some(shim.program.clone())).await;
+                deleting.done(exit);
+                return Ok(exit);
+            }
+            Err(error) => return Err(error),
+        };
+        self.shims.shut_down(&shim).await;
+        let bundle = shim.bundle.clone();
+        blocking(move || {
+            bundle.remove();
+            Ok(())
+        })
+        .await?;
+        deleting.done(exit);
+        Ok(exit)
+    }
+
+    async fn delete_process(&self, id: &str, exec_id: &str) -> Result<Exit> {
+        if exec_id.is_empty() {
+            return Err(Error::invalid("exec id cannot be empty"));
+        }
+        let request = pb::DeleteRequest { id: id.to_owned(), exec_id: exec_id.to_owned() };
+        let deleted: pb::DeleteResponse = self.call(id, "Delete", request).await?;
+        let at = time(deleted.exited_at);
+        Ok(Exit { pid: deleted.pid, status: deleted.exit_status, at })
+    }
+
+    async fn get(&self, id: &str, exec_id: &str) -> Result<Process> {
+        let shim = self.find(id).await?;
+        self.state(&shim, exec_id).await
+    }
+
+    async fn list(&self) -> Result<Vec<Process>> {
+        let states =
+            self.shims.table.list(&self.namespace).into_iter().map(|(id, shim)| async move {
+                let unknown = |id| Process { id, ..Process::default() };
+                let Some(shim) = shim else { return Some(unknown(id)) };
+                match self.state(&shim, "").await {
+                    Ok(process) => Some(process),
+                    Err(error) if error.is_not_found() || shim.is_closed() => None,
+                    Err(error) => {
+                        tracing::warn!(id, %error, "a shim does not tell the state of its task");
+                        Some(unknown(id))
+                    }
+                }
+            });
+        let mut tasks: Vec<_> = join_all(states).await.into_iter().flatten().collect();
+        tasks.sort_by(|a, b| a.id.cmp(&b.id));
+        Ok(tasks)
+    }
+
+    async fn kill(&self, id: &str, exec_id: &str, signal: u32, all: bool) -> Result<()> {
+        let (id, exec_id) = (id.to_owned(), exec_id.to_owned());
+        let request = pb::KillRequest { id: id.clone(), exec_id, signal, all };
+        self.call(&id, "Kill", request).await
+    }
+
+    async fn exec(&self, exec: Exec) -> Result<()> {
+        if exec.exec_id.is_empty() {
+            return Err(Error::invalid("exec id cannot be empty"));
+        }
+        let Stdio { stdin, stdout, stderr, terminal } = exec.stdio;
+        let request = pb::ExecProcessRequest {
+            id: exec.id.clone(),
+            exec_id: exec.exec_id,
+            terminal,
+            stdin,
+            stdout,
+            stderr,
+            spec: Some(wire_any(&exec.spec)),
+        };
+        self.call(&exec.id, "Exec", request).await
+    }
+
+    async fn resize(&self, id: &str, exec_id: &str, width: u32, height: u32) -> Result<()> {
+        let (id, exec_id) = (id.to_owned(), exec_id.to_owned());
+        let request = pb::ResizePtyRequest { id: id.clone(), exec_id, width, height };
+        self.call(&id, "ResizePty", request).await
+    }
+
+    async fn close_io(&self, id: &str, exec_id: &str, stdin: bool) -> Result<()> {
+        let (id, exec_id) = (id.to_owned(), exec_id.to_owned());
+        let request = pb::CloseIoRequest { id: id.clone(), exec_id, stdin };
+        self.call(&id, "CloseIO", request).await
+    }
+
+    async fn pause(&self, id: &str) -> Result<()> {
+        self.call(id, "Pause", pb::PauseRequest { id: id.to_owned() }).await
+    }
+
+    async fn resume(&self, id: &str) -> Result<()> {
+        self.call(id, "Resume", pb::ResumeRequest { id: id.to_owned() }).await
+    }
+
+    async fn pids(&self, id: &str) -> Result<Vec<Pid>> {
+        let request = pb::PidsRequest { id: id.to_owned() };
+        let found: pb::PidsResponse = self.call(id, "Pids", request).await?;
+        let processes = found.processes.into_iter();
+        Ok(processes.map(|p| Pid { pid: p.pid, info: p.info.map(domain_any) }).collect())
+    }
+
+    async fn checkpoint(&self, id: &str, _: Option<Any>) -> Result<Vec<Descriptor>> {
+        self.find(id).await?;
+        Err(Error::unimplemented(format!("checkpoint of task {id}")))
+    }
+
+    async fn update(&self, id: &str, resources: Option<Any>, annotations: Labels) -> Result<()> {
+        let resources = resources.as_ref().map(wire_any);
+        let request = pb::UpdateTaskRequest { id: id.to_owned(), resources, annotations };
+        self.call(id, "Update", request).await
+    }
+
+    async fn metrics(&self, filters: &Filters) -> Result<Vec<Metric>> {
+        let patience = self.shims.config.timeouts.state;
+        let here = self.shims.table.list(&self.namespace).into_iter();
+        let wanted =
+            here.filter(|(id, _)| filters.matches(&Named { id, namespace: &self.namespace }));
+        let metrics =
+            wanted.filter_map(|(id, shim)| Some((id, shim?))).map(|(id, shim)| async move {
+                let request = pb::StatsRequest { id: id.clone() };
+                match shim.call::<_, pb::StatsResponse>("Stats", &request, patience).await {
+                    Ok(answer) => answer.stats.map(|data| Metric {
+                        id,
+                        at: SystemTime::now(),
+                        data: domain_any(data),
+                    }),
+                    Err(error) => {
+                        tracing::warn!(id, %error, "a shim does not tell statistics");
+                        None
+                    }
+                }
+            });
+        Ok(join_all(metrics).await.into_iter().flatten().collect())
+    }
+
+    async fn wait(&self, id: &str, exec_id: &str) -> Result<Exit> {
+        let shim = self.find(id).await?;
+        let request = pb::WaitRequest { id: id.to_owned(), exec_id: exec_id.to_owned() };
+        match shim.call_patiently::<_, pb::WaitResponse>("Wait", &request).await {
+            Ok(ended) => Ok(Exit { pid: 0, status: ended.exit_status, at: time(ended.exited_at) }),
+            Err(error) if error.kind() == Kind::Unavailable && exec_id.is_empty() => {
+                self.end(id).await
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// A task, as filters of metrics see it (containerd `plugins/services/tasks/local.go`).
+struct Named<'a> {
+    id: &'a str,
+    namespace: &'a str,
+}
+
+impl Fields for Named<'_> {
+    fn field(&self, path: &[&str]) -> Option<Cow<'_, str>> {
+        match path {
+            ["id"] => Some(self.id.into()),
+            ["namespace"] => Some(self.namespace.into()),
+            _ => None,
+        }
+    }
+}
+
+/// Runs what touches the disk where it may block.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|ended| Error::caused(Kind::Internal, "a blocking task", ended))?
+}
