@@ -1,1 +1,45 @@
-//! To be written.
+// SPDX-License-Identifier: Apache-2.0
+//! The containerd daemon, as a library with a small program around it.
+//!
+//! A daemon is a [`Registry`] of parts and a rim that serves them. Whoever wants another part adds
+//! it by name and runs a daemon of their own:
+//!
+//! ```no_run
+//! use containerd::{Config, Daemon};
+//!
+//! # fn snapshotter() -> types::Result<std::sync::Arc<dyn snapshots::Snapshotter>> { todo!() }
+//! # async fn run() -> types::Result<()> {
+//! Daemon::new(Config::default())
+//!     .with("io.containerd.snapshotter.v1", "mine", |_| snapshotter())
+//!     .run(std::future::pending())
+//!     .await
+//! # }
+//! ```
+//!
+//! Reading config, touching the environment and naming plugins happen in this crate only.
+
+mod config;
+mod daemon;
+mod identity;
+mod listeners;
+mod plugins;
+mod registry;
+mod rim;
+mod schedule;
+
+pub use config::{Config, Warning};
+pub use daemon::Daemon;
+pub use registry::{Part, Registry};
+
+/// The version of containerd that this daemon stands in for.
+pub const VERSION: &str = "2.2.0";
+
+/// The whole line that `--version` prints, in the shape that scripts take apart.
+pub fn version_line() -> String {
+    format!("containerd github.com/containerd/containerd/v2 {VERSION} {}", revision())
+}
+
+/// The revision that this daemon was built from, where the build knew it.
+pub fn revision() -> &'static str {
+    option_env!("CONTAINERD_REVISION").unwrap_or("rust")
+}

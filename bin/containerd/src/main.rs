@@ -1,2 +1,118 @@
-//! To be written.
-fn main() {}
+// SPDX-License-Identifier: Apache-2.0
+//! The containerd daemon.
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{ArgAction, Parser};
+use containerd::{Config, Daemon, Warning, version_line};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::filter::LevelFilter;
+use types::{Context, Error, Result};
+
+/// Where the config is unless it is said (containerd `defaults/defaults_unix.go`).
+const CONFIG: &str = "/etc/containerd/config.toml";
+
+/// Manage images and containers on this host.
+#[derive(Debug, Parser)]
+#[command(name = "containerd", disable_version_flag = true)]
+struct Flags {
+    /// Config file
+    #[arg(long, short, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// What is logged: trace, debug, info, warn, error, fatal or panic
+    #[arg(long, short, value_name = "LEVEL")]
+    log_level: Option<String>,
+    /// Address of the gRPC socket
+    #[arg(long, short, value_name = "PATH")]
+    address: Option<String>,
+    /// Directory of what outlives a reboot
+    #[arg(long, value_name = "DIR")]
+    root: Option<PathBuf>,
+    /// Directory of what does not
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+    /// Print the version
+    #[arg(long, short, action = ArgAction::SetTrue)]
+    version: bool,
+}
+
+fn main() -> ExitCode {
+    let flags = Flags::parse();
+    if flags.version {
+        println!("{}", version_line());
+        return ExitCode::SUCCESS;
+    }
+    match start(flags) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("containerd: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(flags: Flags) -> Result<()> {
+    let (config, warnings) = config(flags)?;
+    log(&config)?;
+    for Warning(message) in warnings {
+        tracing::warn!("{message}");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers())
+        .max_blocking_threads(64)
+        .enable_all()
+        .build()
+        .context(|| "start the runtime")?;
+    runtime.block_on(async { Daemon::new(config).run(terminated()?).await })
+}
+
+/// Two to four threads: requests are short, and what is long runs on blocking threads.
+fn workers() -> usize {
+    std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 4))
+}
+
+/// The config file, with what the flags say in place of what it says.
+fn config(flags: Flags) -> Result<(Config, Vec<Warning>)> {
+    let (mut config, warnings) = match &flags.config {
+        Some(path) => Config::read(path)?,
+        None => match Config::read(CONFIG.as_ref()) {
+            Err(error) if error.is_not_found() => (Config::default(), Vec::new()),
+            read => read?,
+        },
+    };
+    let Flags { root, state, address, log_level, .. } = flags;
+    config.root = root.unwrap_or(config.root);
+    config.state = state.unwrap_or(config.state);
+    config.level = log_level.unwrap_or(config.level);
+    config.grpc.address = address.unwrap_or(config.grpc.address);
+    Ok((config, warnings))
+}
+
+/// Logs to the standard error, as text or as JSON.
+fn log(config: &Config) -> Result<()> {
+    let level = match config.level.as_str() {
+        "trace" => LevelFilter::TRACE,
+        "debug" => LevelFilter::DEBUG,
+        "info" | "" => LevelFilter::INFO,
+        "warn" | "warning" => LevelFilter::WARN,
+        "error" | "fatal" | "panic" => LevelFilter::ERROR,
+        other => return Err(Error::invalid(format!("unknown log level: {other}"))),
+    };
+    let log = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr);
+    match config.format.as_str() {
+        "json" => log.json().init(),
+        _ => log.with_ansi(false).init(),
+    }
+    Ok(())
+}
+
+/// Ends when the daemon is told to end.
+fn terminated() -> Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}

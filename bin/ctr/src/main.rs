@@ -1,2 +1,138 @@
-//! To be written.
-fn main() {}
+// SPDX-License-Identifier: Apache-2.0
+//! `ctr`: a bare tool to debug a containerd daemon with, and to develop against it.
+//!
+//! One file per group of commands, with the words and flags of Go's `ctr`. Everything goes through
+//! the daemon's API: there is no way around it.
+mod connection;
+mod containers;
+mod content;
+mod events;
+mod images;
+mod info;
+mod labels;
+mod leases;
+mod namespaces;
+mod plugins;
+mod snapshots;
+mod table;
+mod terminal;
+mod units;
+mod version;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+use types::Result;
+
+use connection::Connection;
+
+/// Debug a containerd daemon.
+///
+/// ctr is an unsupported debug and administrative client for interacting with the containerd
+/// daemon. Its commands and options are not guaranteed to stay as they are.
+#[derive(Debug, Parser)]
+#[command(name = "ctr", version = version::LINE, disable_help_subcommand = true)]
+#[command(max_term_width = 100, subcommand_required = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Which daemon, and on whose behalf.
+#[derive(Clone, Debug, Args)]
+struct Global {
+    /// Enable debug output
+    #[arg(long)]
+    debug: bool,
+    /// Address of the daemon's socket
+    #[arg(long, short, value_name = "PATH", env = "CONTAINERD_ADDRESS")]
+    #[arg(default_value = "/run/containerd/containerd.sock")]
+    address: PathBuf,
+    /// Total time that the command may take (0 is for ever)
+    #[arg(long, value_name = "TIME", default_value = "0", value_parser = units::duration)]
+    timeout: std::time::Duration,
+    /// Time to connect within (0 is a default of 10 seconds)
+    #[arg(long, value_name = "TIME", default_value = "0", value_parser = units::duration)]
+    connect_timeout: std::time::Duration,
+    /// Namespace to work in
+    #[arg(long, short, value_name = "NAME", default_value = "default", env = "CONTAINERD_NAMESPACE")]
+    namespace: String,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Print the versions of the client and of the daemon
+    Version,
+    /// Print what the daemon says of itself
+    Info,
+    /// See what the daemon is made of
+    #[command(subcommand, visible_alias = "plugin")]
+    Plugins(plugins::Command),
+    /// Manage namespaces
+    #[command(subcommand, visible_aliases = ["namespace", "ns"])]
+    Namespaces(namespaces::Command),
+    /// Manage content
+    #[command(subcommand)]
+    Content(content::Command),
+    /// Manage images
+    #[command(subcommand, visible_aliases = ["image", "i"])]
+    Images(images::Command),
+    /// Manage containers
+    #[command(subcommand, visible_aliases = ["c", "container"])]
+    Containers(containers::Command),
+    /// Manage snapshots
+    #[command(visible_alias = "snapshot")]
+    Snapshots(snapshots::Command),
+    /// Manage leases
+    #[command(subcommand)]
+    Leases(leases::Command),
+    /// Print events as they happen
+    #[command(visible_aliases = ["event", "e"])]
+    Events(events::Command),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let outcome = match runtime {
+        Ok(runtime) => runtime.block_on(run(cli)),
+        Err(error) => Err(error.into()),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("ctr: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs the command, for at most as long as it was given.
+async fn run(cli: Cli) -> Result<ExitCode> {
+    let timeout = cli.global.timeout;
+    let work = dispatch(cli);
+    if timeout.is_zero() {
+        return work.await;
+    }
+    let elapsed = |_| types::Error::deadline(format!("the command took longer than {timeout:?}"));
+    tokio::time::timeout(timeout, work).await.map_err(elapsed)?
+}
+
+async fn dispatch(cli: Cli) -> Result<ExitCode> {
+    let connection = Connection::new(cli.global);
+    let done = match cli.command {
+        Command::Version => version::run(&connection).await,
+        Command::Info => info::run(&connection).await,
+        Command::Plugins(command) => command.run(&connection).await,
+        Command::Namespaces(command) => command.run(&connection).await,
+        Command::Content(command) => command.run(&connection).await,
+        Command::Images(command) => command.run(&connection).await,
+        Command::Containers(command) => command.run(&connection).await,
+        Command::Snapshots(command) => command.run(&connection).await,
+        Command::Leases(command) => command.run(&connection).await,
+        Command::Events(command) => command.run(&connection).await,
+    };
+    done.map(|()| ExitCode::SUCCESS)
+}

@@ -89,6 +89,20 @@ pub enum Status {
     Pausing = 5,
 }
 
+impl Status {
+    /// The word of the command line: `RUNNING`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unknown => "UNKNOWN",
+            Self::Created => "CREATED",
+            Self::Running => "RUNNING",
+            Self::Stopped => "STOPPED",
+            Self::Paused => "PAUSED",
+            Self::Pausing => "PAUSING",
+        }
+    }
+}
+
 /// What is known of a process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Process {

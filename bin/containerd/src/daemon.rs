@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A daemon from its parts to its last answer.
+//!
+//! ```text
+//! claim root --> parts --> metadata --> shims (found in the background) --> listen --> serve
+//!                                                               signal --> answer what is open --> end
+//! ```
+use std::{future::Future, os::unix::fs::DirBuilderExt, path::Path, sync::Arc, time::Duration};
+
+use client::Client;
+use content::Store;
+use diff::{Differ, Walking};
+use events::{Bus, Exchange};
+use metadata::{Backends, Collector, Db, Options, Scoped, Sharing};
+use runtime::Shims;
+use serde::Deserialize;
+use services::introspection::Plugin;
+use snapshots::Snapshotter;
+use tokio_util::sync::CancellationToken;
+use types::{Context, Error, Platform, Result, Scope};
+
+use crate::{
+    Config,
+    identity::{claim, identity},
+    listeners::listen,
+    plugins::{self, kinds},
+    registry::{Part, Registry},
+    rim,
+};
+
+/// How long requests that are under way may take once the daemon is told to end.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// A daemon that has not started yet.
+pub struct Daemon {
+    registry: Registry,
+}
+
+/// The parts of a daemon that serves.
+#[derive(Clone)]
+pub(crate) struct Parts {
+    pub(crate) db: Db,
+    pub(crate) exchange: Arc<Exchange>,
+    pub(crate) shims: Arc<Shims>,
+}
+
+impl Daemon {
+    /// A daemon of the default parts.
+    pub fn new(config: Config) -> Self {
+        let mut registry = Registry::new(config);
+        plugins::add_defaults(&mut registry);
+        Self { registry }
+    }
+
+    /// The same daemon with another part, or with one in place of a default of the same name.
+    pub fn with<T: ?Sized + Send + Sync + 'static>(
+        mut self,
+        kind: &'static str,
+        id: &'static str,
+        make: impl Fn(&Part<'_>) -> Result<Arc<T>> + Send + Sync + 'static,
+    ) -> Self {
+        self.registry.add(kind, id, make);
+        self
+    }
+
+    /// Serves until `shutdown`.
+    ///
+    /// Errors: `AlreadyExists` when another daemon has the root or a socket; what a part said that
+    /// there is no doing without.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<()> {
+        let config = self.registry.config();
+        make_directory(&config.root)?;
+        make_directory(&config.state)?;
+        let _claim = claim(&config.root)?;
+        set_oom_score(config.oom_score);
+        self.warn_of_unknown_plugins();
+        let parts = self.parts().await?;
+        let collector = self.collector(&parts.db)?;
+        let outcome = self.serve(&parts, shutdown).await;
+        collector.stop().await;
+        outcome
+    }
+
+    async fn parts(&self) -> Result<Parts> {
+        let config = self.registry.config();
+        let exchange = self.registry.get::<Exchange>("exchange")?;
+        let backends = Backends {
+            content: self.registry.get::<dyn Store>("content")?,
+            snapshotters: self.registry.all::<dyn Snapshotter>(),
+        };
+        let options = Options { sharing: self.sharing()?, publisher: Some(exchange.clone()) };
+        let path = config.root.join("io.containerd.metadata.v1.sqlite").join("meta.sqlite");
+        let db = Db::open(path, backends, options).await.context(|| "metadata")?;
+        let shims = Shims::open(self.shims()?, exchange.clone())?;
+        Ok(Parts { db, exchange, shims })
+    }
+
+    /// The metadata's policy keeps the name of Go's section.
+    fn sharing(&self) -> Result<Sharing> {
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct Section {
+            content_sharing_policy: String,
+        }
+        let uri = format!("{}.bolt", kinds::METADATA);
+        let section: Section = self.registry.config().section(&uri)?;
+        match section.content_sharing_policy.as_str() {
+            "" | "shared" => Ok(Sharing::Shared),
+            "isolated" => Ok(Sharing::Isolated),
+            other => Err(Error::invalid(format!("unknown content sharing policy: {other}"))),
+        }
+    }
+
+    fn shims(&self) -> Result<runtime::Config> {
+        let config = self.registry.config();
+        let program = std::env::current_exe().context(|| "the daemon's own program")?;
+        let directory = format!("{}.task", kinds::RUNTIME);
+        Ok(runtime::Config {
+            root: config.root.join(&directory),
+            state: config.state.join(&directory),
+            address: config.grpc.address.clone(),
+            ttrpc_address: config.ttrpc_address(),
+            beside: program.parent().map(Path::to_owned),
+            publish_binary: program,
+            debug: matches!(config.level.as_str(), "debug" | "trace"),
+            timeouts: config.timeouts,
+        })
+    }
+
+    fn collector(&self, db: &Db) -> Result<Collector> {
+        let uri = format!("{}.scheduler", kinds::GC);
+        let section: crate::schedule::Section = self.registry.config().section(&uri)?;
+        Ok(Collector::start(db.clone(), section.schedule()?))
+    }
+
+    async fn serve(&self, parts: &Parts, shutdown: impl Future<Output = ()>) -> Result<()> {
+        let config = self.registry.config();
+        let grpc = listen(&config.grpc.address, &config.grpc).await?;
+        let ttrpc = listen(&config.ttrpc_address(), &config.ttrpc).await?;
+        let end = CancellationToken::new();
+        let identity = identity(&config.root)?;
+        let rim = rim::grpc(parts, identity, self.inspect().into(), config.grpc.limits);
+        let mut grpc = tokio::spawn(rim.serve(grpc, end.clone().cancelled_owned()));
+        let shims = rim::ttrpc(parts);
+        let ttrpc_end = end.clone().cancelled_owned();
+        let mut ttrpc = tokio::spawn(async move { shims.serve(ttrpc, ttrpc_end).await });
+        tracing::info!(address = config.grpc.address, "containerd successfully booted");
+        tokio::select! {
+            () = shutdown => {}
+            ended = &mut grpc => return Err(broken("gRPC", ended.map(|served| served.err()))),
+            ended = &mut ttrpc => {
+                let ended = ended.map(|served| served.err().map(Error::from));
+                return Err(broken("ttrpc", ended));
+            }
+        }
+        tracing::info!("containerd is ending");
+        end.cancel();
+        let both = async { drop(tokio::join!(&mut grpc, &mut ttrpc)) };
+        if tokio::time::timeout(GRACE, both).await.is_err() {
+            // Streams that clients keep open have no end of their own.
+            grpc.abort();
+            ttrpc.abort();
+        }
+        Ok(())
+    }
+
+    /// All parts, those that are built by name and those that are always there.
+    fn inspect(&self) -> Vec<Plugin> {
+        let config = self.registry.config();
+        let fixed = plugins::FIXED.iter().map(|&(kind, id)| Plugin {
+            kind: kind.to_owned(),
+            id: id.to_owned(),
+            platforms: vec![Platform::host()],
+            exports: [("root".to_owned(), config.root.join(format!("{kind}.{id}")))]
+                .into_iter()
+                .filter(|_| kind == kinds::METADATA)
+                .map(|(name, path)| (name, path.display().to_string()))
+                .collect(),
+            ..Plugin::default()
+        });
+        let mut plugins: Vec<_> = self.registry.inspect().into_iter().chain(fixed).collect();
+        plugins.sort_by(|a, b| (&a.kind, &a.id).cmp(&(&b.kind, &b.id)));
+        plugins
+    }
+
+    fn warn_of_unknown_plugins(&self) {
+        let config = self.registry.config();
+        let fixed = plugins::FIXED.iter().map(|(kind, id)| format!("{kind}.{id}"));
+        let known: Vec<String> = self.registry.uris().chain(fixed).collect();
+        for name in config.plugins.keys().chain(&config.disabled) {
+            if !known.contains(name) {
+                tracing::warn!("unknown plugin in config: {name}");
+            }
+        }
+    }
+}
+
+impl Parts {
+    /// The daemon's own parts on behalf of `scope`, for the flows that run inside it.
+    pub(crate) fn client(&self, scope: &Scope) -> Client {
+        let scoped = self.db.scope(scope.clone());
+        Client {
+            content: scoped.content(),
+            snapshotters: {
+                let scoped = scoped.clone();
+                Arc::new(move |name| snapshotter(&scoped, name))
+            },
+            differ: differ(&scoped),
+            images: scoped.images(),
+            containers: scoped.containers(),
+            leases: scoped.leases(),
+            namespaces: self.db.namespaces(),
+            tasks: self.shims.tasks(scope, scoped.containers()),
+            events: self.exchange.clone() as Arc<dyn Bus>,
+        }
+    }
+}
+
+pub(crate) fn snapshotter(scoped: &Scoped, name: &str) -> Result<Arc<dyn Snapshotter>> {
+    if name.is_empty() {
+        return Err(Error::invalid("snapshotter argument missing"));
+    }
+    // Compat: Go answers InvalidArgument (containerd `plugins/services/snapshots/service.go`).
+    let missing = || Error::invalid(format!("snapshotter not loaded: {name}"));
+    scoped.snapshotter(name).ok_or_else(missing)
+}
+
+pub(crate) fn differ(scoped: &Scoped) -> Arc<dyn Differ> {
+    Arc::new(Walking::new(scoped.content()))
+}
+
+fn make_directory(path: &Path) -> Result<()> {
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o711).create(path);
+    made.context(|| format!("create {}", path.display()))
+}
+
+/// What is not permitted is not done: containers go before the daemon either way.
+fn set_oom_score(score: i32) {
+    if score == 0 {
+        return;
+    }
+    if let Err(error) = sys::oom_score::set(std::process::id(), score) {
+        tracing::warn!(%error, score, "failed to set the daemon's OOM score");
+    }
+}
+
+fn broken(what: &str, ended: Result<Option<Error>, tokio::task::JoinError>) -> Error {
+    match ended {
+        Ok(Some(error)) => error.context(format!("{what} server")),
+        Ok(None) => Error::internal(format!("{what} server ended")),
+        Err(error) => Error::internal(format!("{what} server: {error}")),
+    }
+}

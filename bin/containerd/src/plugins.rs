@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a daemon is made of, unless somebody says otherwise: the one list to read.
+use std::sync::Arc;
+
+use content::{Local, Store};
+use events::Exchange;
+use serde::Deserialize;
+use snapshots::{Capability, Native, Overlay, Snapshotter, overlay};
+use types::Result;
+
+use crate::registry::{Part, Registry};
+
+/// The types of containerd's plugins (containerd `plugins/types.go`).
+pub(crate) mod kinds {
+    pub(crate) const CONTENT: &str = "io.containerd.content.v1";
+    pub(crate) const SNAPSHOTTER: &str = "io.containerd.snapshotter.v1";
+    pub(crate) const EVENT: &str = "io.containerd.event.v1";
+    pub(crate) const METADATA: &str = "io.containerd.metadata.v1";
+    pub(crate) const GC: &str = "io.containerd.gc.v1";
+    pub(crate) const RUNTIME: &str = "io.containerd.runtime.v2";
+    pub(crate) const DIFFER: &str = "io.containerd.differ.v1";
+    pub(crate) const LEASE: &str = "io.containerd.lease.v1";
+    pub(crate) const TRANSFER: &str = "io.containerd.transfer.v1";
+    pub(crate) const STREAMING: &str = "io.containerd.streaming.v1";
+    pub(crate) const GRPC: &str = "io.containerd.grpc.v1";
+    pub(crate) const TTRPC: &str = "io.containerd.ttrpc.v1";
+}
+
+/// Adds the parts that every daemon has.
+pub(crate) fn add_defaults(registry: &mut Registry) {
+    registry.add::<dyn Store>(kinds::CONTENT, "content", content);
+    registry.add::<dyn Snapshotter>(kinds::SNAPSHOTTER, "overlayfs", overlayfs);
+    registry.add::<dyn Snapshotter>(kinds::SNAPSHOTTER, "native", native);
+    registry.add::<Exchange>(kinds::EVENT, "exchange", |_| Ok(Arc::new(Exchange::new())));
+}
+
+/// Parts of containerd that are not built by name here: they are always there, and are listed for
+/// those who look for them (Docker, `BuildKit` and Spegel do).
+pub(crate) const FIXED: &[(&str, &str)] = &[
+    (kinds::METADATA, "bolt"),
+    (kinds::GC, "scheduler"),
+    (kinds::RUNTIME, "task"),
+    (kinds::DIFFER, "walking"),
+    (kinds::LEASE, "manager"),
+    (kinds::TRANSFER, "local"),
+    (kinds::STREAMING, "manager"),
+    (kinds::GRPC, "containers"),
+    (kinds::GRPC, "content"),
+    (kinds::GRPC, "diff"),
+    (kinds::GRPC, "events"),
+    (kinds::GRPC, "healthcheck"),
+    (kinds::GRPC, "images"),
+    (kinds::GRPC, "introspection"),
+    (kinds::GRPC, "leases"),
+    (kinds::GRPC, "namespaces"),
+    (kinds::GRPC, "snapshots"),
+    (kinds::GRPC, "streaming"),
+    (kinds::GRPC, "tasks"),
+    (kinds::GRPC, "transfer"),
+    (kinds::GRPC, "version"),
+    (kinds::TTRPC, "events"),
+];
+
+fn content(part: &Part<'_>) -> Result<Arc<dyn Store>> {
+    Ok(Arc::new(Local::open(part.root())?))
+}
+
+/// What the config may tell a snapshotter (containerd `plugins/snapshots/overlay/plugin`).
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct SnapshotterSection {
+    root_path: String,
+    upperdir_label: bool,
+    sync_remove: bool,
+    mount_options: Vec<String>,
+}
+
+impl SnapshotterSection {
+    fn root(&self, part: &Part<'_>) -> std::path::PathBuf {
+        if self.root_path.is_empty() { part.root() } else { part.root_at(&self.root_path) }
+    }
+}
+
+fn overlayfs(part: &Part<'_>) -> Result<Arc<dyn Snapshotter>> {
+    let section: SnapshotterSection = part.section()?;
+    let options = overlay::Options {
+        async_remove: !section.sync_remove,
+        upperdir_label: section.upperdir_label,
+        mount_options: section.mount_options.clone(),
+    };
+    let snapshotter = Overlay::open(section.root(part), options)?;
+    part.capabilities(snapshotter.capabilities().iter().copied().map(Capability::name));
+    Ok(Arc::new(snapshotter))
+}
+
+fn native(part: &Part<'_>) -> Result<Arc<dyn Snapshotter>> {
+    let section: SnapshotterSection = part.section()?;
+    Ok(Arc::new(Native::open(section.root(part))?))
+}

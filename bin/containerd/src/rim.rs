@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Which service is served by which part.
+use std::{future::Future, sync::Arc};
+
+use services::{
+    Limits, containers, content, diff, events, health, images,
+    introspection::{self, Identity, Plugin},
+    leases, namespaces, snapshots,
+    streaming::{self, Streams},
+    tasks,
+    version::{self, Version},
+};
+use tokio::net::UnixListener;
+use tonic::{
+    Status,
+    body::Body,
+    codegen::http,
+    service::Routes,
+    transport::Server,
+};
+use types::{Error, Kind, Result, Scope};
+
+use crate::daemon::{Parts, differ, snapshotter};
+
+/// Everything that is served over gRPC.
+pub(crate) struct Rim {
+    routes: Routes,
+}
+
+/// Puts `parts` on the wire.
+pub(crate) fn grpc(
+    parts: &Parts,
+    identity: Identity,
+    plugins: Arc<[Plugin]>,
+    limits: Limits,
+) -> Rim {
+    let db = parts.db.clone();
+    let scoped = move |scope: &Scope| db.scope(scope.clone());
+    let streams = Streams::default();
+    let shims = parts.shims.clone();
+    let mut routes = Routes::builder();
+    routes
+        .add_service(version::serve(Version {
+            version: crate::VERSION.to_owned(),
+            revision: crate::revision().to_owned(),
+        }))
+        .add_service(health::serve())
+        .add_service(introspection::serve(identity, plugins, limits))
+        .add_service(namespaces::serve(parts.db.namespaces(), limits))
+        .add_service(events::serve(parts.exchange.clone(), limits))
+        .add_service(streaming::serve(streams, limits))
+        .add_service(containers::serve(with(&scoped, |it| Ok(it.containers())), limits))
+        .add_service(images::serve(with(&scoped, |it| Ok(it.images())), limits))
+        .add_service(leases::serve(with(&scoped, |it| Ok(it.leases())), limits))
+        .add_service(content::serve(with(&scoped, |it| Ok(it.content())), limits))
+        .add_service(diff::serve(with(&scoped, |it| Ok(differ(it))), limits))
+        .add_service(snapshots::serve(
+            {
+                let scoped = scoped.clone();
+                move |scope: &Scope, name: &str| snapshotter(&scoped(scope), name)
+            },
+            limits,
+        ))
+        .add_service(tasks::serve(
+            move |scope: &Scope| Ok(shims.tasks(scope, scoped(scope).containers())),
+            limits,
+        ));
+    Rim { routes: routes.routes() }
+}
+
+/// Finds a part of what a scope may see.
+fn with<T>(
+    scoped: &(impl Fn(&Scope) -> metadata::Scoped + Clone + Send + Sync + 'static),
+    part: impl Fn(&metadata::Scoped) -> Result<T> + Send + Sync + 'static,
+) -> impl Fn(&Scope) -> Result<T> + Send + Sync + 'static {
+    let scoped = scoped.clone();
+    move |scope| part(&scoped(scope))
+}
+
+/// What shims speak to.
+pub(crate) fn ttrpc(parts: &Parts) -> ttrpc::Server {
+    events::serve_shims(ttrpc::Server::new(), parts.exchange.clone())
+}
+
+impl Rim {
+    /// Serves on `listener` until `end`, and answers what is under way then.
+    pub(crate) async fn serve(
+        self,
+        listener: UnixListener,
+        end: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<()> {
+        let routes = Routes::from(self.routes.into_axum_router().fallback(unknown));
+        let incoming = tokio_stream::wrappers::UnixListenerStream::new(listener);
+        let server = Server::builder().add_routes(routes);
+        server
+            .serve_with_incoming_shutdown(incoming, end)
+            .await
+            .map_err(|e| Error::caused(Kind::Internal, "", e))
+    }
+}
+
+/// Compat: the text of Go's gRPC server, by which clients tell that a service is not there.
+async fn unknown(request: http::Request<Body>) -> http::Response<Body> {
+    let service = request.uri().path().split('/').nth(1).unwrap_or_default();
+    Status::unimplemented(format!("unknown service {service}")).into_http()
+}

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `ctr content`.
+use ::content::{Expected, Info, Store};
+use bytes::Bytes;
+use clap::Subcommand;
+use futures_util::TryStreamExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use types::{Digest, Error, Filters, Labels, Result};
+
+use crate::{connection::Connection, images, labels, table::Table, units};
+
+/// How much is read or written at a time.
+const CHUNK: usize = 1 << 20;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// List what is being written
+    Active,
+    /// Delete blobs
+    #[command(visible_aliases = ["del", "remove", "rm"])]
+    Delete {
+        /// Their digests
+        #[arg(required = true)]
+        digests: Vec<Digest>,
+    },
+    /// Fetch all content of an image into the store, without unpacking it
+    Fetch(images::Fetch),
+    /// Write a blob to the standard output
+    Get {
+        /// Its digest
+        digest: Digest,
+    },
+    /// Write the standard input into a blob
+    Ingest {
+        /// What it has to be
+        #[arg(long)]
+        expected_digest: Option<Digest>,
+        /// How long it has to be, in bytes (0 is any length)
+        #[arg(long, default_value_t = 0)]
+        expected_size: u64,
+        /// The name of the ingest
+        reference: String,
+    },
+    /// Set or clear labels of a blob
+    Label {
+        /// Its digest
+        digest: Digest,
+        /// Labels, key=value; an empty value clears
+        #[arg(required = true)]
+        labels: Vec<String>,
+    },
+    /// List blobs
+    #[command(visible_alias = "ls")]
+    List {
+        /// Print the digests only
+        #[arg(long, short)]
+        quiet: bool,
+        /// Filters, such as labels.x==y
+        filters: Vec<String>,
+    },
+}
+
+impl Command {
+    pub(crate) async fn run(self, connection: &Connection) -> Result<()> {
+        if let Self::Fetch(fetch) = self {
+            return fetch.run(connection).await;
+        }
+        let store = connection.client().await?.content;
+        match self {
+            Self::Active => active(&*store).await,
+            Self::Delete { digests } => delete(&*store, &digests).await,
+            Self::Get { digest } => get(&*store, &digest).await,
+            Self::Ingest { expected_digest: digest, expected_size, reference } => {
+                let size = Some(expected_size).filter(|&size| size > 0);
+                ingest(&*store, &reference, Expected { size, digest }).await
+            }
+            Self::Label { digest, labels } => label(&*store, digest, &labels).await,
+            Self::List { quiet, filters } => list(&*store, quiet, Filters::parse(filters)?).await,
+            Self::Fetch(_) => Ok(()),
+        }
+    }
+}
+
+async fn active(store: &dyn Store) -> Result<()> {
+    let mut table = Table::new(["REF", "SIZE", "AGE"]);
+    for status in store.statuses(&Filters::default()).await? {
+        let (size, age) = (units::bytes(status.offset), units::ago(status.started_at));
+        table.row([status.reference, size, age]);
+    }
+    table.print();
+    Ok(())
+}
+
+/// Deletes what it can, and fails with the first failure in the end.
+async fn delete(store: &dyn Store, digests: &[Digest]) -> Result<()> {
+    let mut outcome = Ok(());
+    for digest in digests {
+        match store.delete(digest).await {
+            Ok(()) => println!("{digest}"),
+            Err(error) => outcome = outcome.and(Err(error)),
+        }
+    }
+    outcome
+}
+
+async fn get(store: &dyn Store, digest: &Digest) -> Result<()> {
+    let reader = store.reader(digest).await?;
+    let mut output = tokio::io::stdout();
+    let mut offset = 0;
+    while offset < reader.size() {
+        let chunk = reader.read_at(offset, CHUNK).await?;
+        if chunk.is_empty() {
+            return Err(Error::internal(format!("content {digest} is shorter than it says")));
+        }
+        offset += chunk.len() as u64;
+        output.write_all(&chunk).await?;
+    }
+    Ok(output.flush().await?)
+}
+
+async fn ingest(store: &dyn Store, reference: &str, expected: Expected) -> Result<()> {
+    let mut ingest = store.writer(reference, expected.clone()).await?;
+    ingest.truncate(0).await?;
+    let mut input = tokio::io::stdin();
+    loop {
+        let mut chunk = Vec::with_capacity(CHUNK);
+        if (&mut input).take(CHUNK as u64).read_to_end(&mut chunk).await? == 0 {
+            break;
+        }
+        ingest.write(Bytes::from(chunk)).await?;
+    }
+    match ingest.commit(expected, Labels::new()).await {
+        Err(error) if !error.is_already_exists() => Err(error),
+        _ => Ok(()),
+    }
+}
+
+async fn label(store: &dyn Store, digest: Digest, pairs: &[String]) -> Result<()> {
+    let labels = labels::parse(pairs);
+    let mask = labels::mask(&labels);
+    let info = Info { labels, ..store.info(&digest).await? };
+    println!("{}", labels::cell(&store.update(info, &mask).await?.labels));
+    Ok(())
+}
+
+async fn list(store: &dyn Store, quiet: bool, filters: Filters) -> Result<()> {
+    let mut blobs: Vec<Info> = store.walk(filters).try_collect().await?;
+    blobs.sort_by(|a, b| a.digest.cmp(&b.digest));
+    if quiet {
+        blobs.iter().for_each(|info| println!("{}", info.digest));
+        return Ok(());
+    }
+    let mut table = Table::new(["DIGEST", "SIZE", "AGE", "LABELS"]);
+    for info in blobs {
+        let (size, age) = (units::bytes(info.size), units::ago(info.created_at));
+        table.row([info.digest.to_string(), size, age, labels::cell(&info.labels)]);
+    }
+    table.print();
+    Ok(())
+}

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `ctr plugins`: what the daemon is made of.
+use clap::Subcommand;
+use services::introspection::{self, Plugin};
+use types::{Filters, Kind, Platform, Result};
+
+use crate::{connection::Connection, table::Table};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// List the daemon's parts
+    #[command(visible_alias = "ls")]
+    List {
+        /// Print the ids only
+        #[arg(long, short)]
+        quiet: bool,
+        /// Print everything that is known of each
+        #[arg(long, short)]
+        detailed: bool,
+        /// Filters, such as type==io.containerd.snapshotter.v1
+        filters: Vec<String>,
+    },
+}
+
+impl Command {
+    pub(crate) async fn run(self, connection: &Connection) -> Result<()> {
+        let Self::List { quiet, detailed, filters } = self;
+        let filters = Filters::parse(filters)?;
+        let plugins = introspection::plugins(connection.peer().await?, &filters).await?;
+        match (quiet, detailed) {
+            (true, _) => plugins.iter().for_each(|plugin| println!("{}", plugin.id)),
+            (_, true) => plugins.iter().for_each(print_all),
+            _ => print_table(&plugins),
+        }
+        Ok(())
+    }
+}
+
+fn print_table(plugins: &[Plugin]) {
+    let mut table = Table::new(["TYPE", "ID", "PLATFORMS", "STATUS"]);
+    for plugin in plugins {
+        let platforms = platforms(&plugin.platforms);
+        let platforms = if platforms.is_empty() { "-".into() } else { platforms };
+        table.row([&plugin.kind, &plugin.id, &platforms, &status(plugin).to_owned()]);
+    }
+    table.print();
+}
+
+fn print_all(plugin: &Plugin) {
+    println!("Type:          {}", plugin.kind);
+    println!("ID:            {}", plugin.id);
+    if !plugin.platforms.is_empty() {
+        println!("Platforms:     {}", platforms(&plugin.platforms));
+    }
+    for (key, value) in &plugin.exports {
+        println!("Exports:       {key}: {value}");
+    }
+    if !plugin.capabilities.is_empty() {
+        println!("Capabilities:  {}", plugin.capabilities.join(","));
+    }
+    if let Some((kind, message)) = &plugin.fault {
+        println!("Error:         {kind:?}: {message}");
+    }
+    println!();
+}
+
+fn platforms(platforms: &[Platform]) -> String {
+    let names: Vec<String> = platforms.iter().map(Platform::to_string).collect();
+    names.join(",")
+}
+
+fn status(plugin: &Plugin) -> &'static str {
+    match plugin.fault {
+        None => "ok",
+        Some((Kind::Unimplemented, _)) => "skip",
+        Some(_) => "error",
+    }
+}
