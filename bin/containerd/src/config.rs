@@ -126,10 +126,9 @@ impl Config {
     pub fn section<T: Default + for<'de> Deserialize<'de>>(&self, uri: &str) -> Result<T> {
         match self.plugins.get(uri) {
             None => Ok(T::default()),
-            Some(table) => table
-                .clone()
-                .try_into()
-                .map_err(|e| invalid(e).context(format!("plugins.{uri:?}"))),
+            Some(table) => {
+                table.clone().try_into().map_err(|e| invalid(e).context(format!("plugins.{uri:?}")))
+            }
         }
     }
 }
@@ -214,15 +213,14 @@ impl File {
     /// Version 4 keeps the servers' settings among the plugins' (containerd
     /// `cmd/containerd/server/config/config.go`).
     fn lift_servers(&mut self) -> Result<()> {
-        let mut take = |uri: &str| self.plugins.remove(uri).map(Table::try_into).transpose();
-        if let Some(grpc) = take("io.containerd.server.v1.grpc").map_err(invalid)? {
-            self.grpc = grpc;
+        if let Some(grpc) = self.plugins.remove("io.containerd.server.v1.grpc") {
+            self.grpc = grpc.try_into().map_err(invalid)?;
         }
-        if let Some(ttrpc) = take("io.containerd.server.v1.ttrpc").map_err(invalid)? {
-            self.ttrpc = ttrpc;
+        if let Some(ttrpc) = self.plugins.remove("io.containerd.server.v1.ttrpc") {
+            self.ttrpc = ttrpc.try_into().map_err(invalid)?;
         }
-        if let Some(debug) = take("io.containerd.server.v1.debug").map_err(invalid)? {
-            self.debug = debug;
+        if let Some(debug) = self.plugins.remove("io.containerd.server.v1.debug") {
+            self.debug = debug.try_into().map_err(invalid)?;
         }
         Ok(())
     }
@@ -383,8 +381,14 @@ mod tests {
 
     #[test]
     fn what_makes_no_sense_is_refused() {
-        for bad in ["version = 9", "version = 0", "root = 1", "= 3", "[timeouts]\n\
-            \"io.containerd.timeout.shim.load\" = \"soon\""] {
+        for bad in [
+            "version = 9",
+            "version = 0",
+            "root = 1",
+            "= 3",
+            "[timeouts]\n\
+            \"io.containerd.timeout.shim.load\" = \"soon\"",
+        ] {
             let error = Config::parse(bad).unwrap_err();
             assert_eq!(error.kind(), Kind::InvalidArgument, "{bad}");
         }

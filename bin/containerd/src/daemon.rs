@@ -5,7 +5,13 @@
 //! claim root --> parts --> metadata --> shims (found in the background) --> listen --> serve
 //!                                                               signal --> answer what is open --> end
 //! ```
-use std::{future::Future, os::unix::fs::DirBuilderExt, path::Path, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use client::Client;
 use content::Store;
@@ -42,6 +48,8 @@ pub(crate) struct Parts {
     pub(crate) db: Db,
     pub(crate) exchange: Arc<Exchange>,
     pub(crate) shims: Arc<Shims>,
+    /// Where layers are mounted that cannot be written in place.
+    pub(crate) scratch: PathBuf,
 }
 
 impl Daemon {
@@ -92,7 +100,8 @@ impl Daemon {
         let path = config.root.join("io.containerd.metadata.v1.sqlite").join("meta.sqlite");
         let db = Db::open(path, backends, options).await.context(|| "metadata")?;
         let shims = Shims::open(self.shims()?, exchange.clone())?;
-        Ok(Parts { db, exchange, shims })
+        let scratch = config.state.join(format!("{}.walking", kinds::DIFFER));
+        Ok(Parts { db, exchange, shims, scratch })
     }
 
     /// The metadata's policy keeps the name of Go's section.
@@ -147,7 +156,7 @@ impl Daemon {
         tracing::info!(address = config.grpc.address, "containerd successfully booted");
         tokio::select! {
             () = shutdown => {}
-            ended = &mut grpc => return Err(broken("gRPC", ended.map(|served| served.err()))),
+            ended = &mut grpc => return Err(broken("gRPC", ended.map(Result::err))),
             ended = &mut ttrpc => {
                 let ended = ended.map(|served| served.err().map(Error::from));
                 return Err(broken("ttrpc", ended));
@@ -205,7 +214,7 @@ impl Parts {
                 let scoped = scoped.clone();
                 Arc::new(move |name| snapshotter(&scoped, name))
             },
-            differ: differ(&scoped),
+            differ: self.differ(&scoped),
             images: scoped.images(),
             containers: scoped.containers(),
             leases: scoped.leases(),
@@ -213,6 +222,11 @@ impl Parts {
             tasks: self.shims.tasks(scope, scoped.containers()),
             events: self.exchange.clone() as Arc<dyn Bus>,
         }
+    }
+
+    /// Layers over the content that a scope may see.
+    pub(crate) fn differ(&self, scoped: &Scoped) -> Arc<dyn Differ> {
+        Arc::new(Walking::new(scoped.content(), self.scratch.clone()))
     }
 }
 
@@ -223,10 +237,6 @@ pub(crate) fn snapshotter(scoped: &Scoped, name: &str) -> Result<Arc<dyn Snapsho
     // Compat: Go answers InvalidArgument (containerd `plugins/services/snapshots/service.go`).
     let missing = || Error::invalid(format!("snapshotter not loaded: {name}"));
     scoped.snapshotter(name).ok_or_else(missing)
-}
-
-pub(crate) fn differ(scoped: &Scoped) -> Arc<dyn Differ> {
-    Arc::new(Walking::new(scoped.content()))
 }
 
 fn make_directory(path: &Path) -> Result<()> {

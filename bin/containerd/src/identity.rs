@@ -37,15 +37,19 @@ pub(crate) fn identity(root: &Path) -> Result<Identity> {
     let kept = fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok());
     let uuid: uuid::Uuid = match kept {
         Some(uuid) => uuid,
-        None => {
-            let uuid = uuid::Uuid::new_v4();
-            fs::create_dir_all(root.join("io.containerd.grpc.v1.introspection"))?;
-            fs::write(&path, uuid.to_string())?;
-            uuid
-        }
+        None => name(&path)?,
     };
     let pidns = fs::metadata("/proc/self/ns/pid").map(|meta| meta.ino()).unwrap_or_default();
     Ok(Identity { uuid: uuid.to_string(), pid: u64::from(std::process::id()), pidns })
+}
+
+fn name(path: &Path) -> Result<uuid::Uuid> {
+    let uuid = uuid::Uuid::new_v4();
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    fs::write(path, uuid.to_string())?;
+    Ok(uuid)
 }
 
 #[cfg(test)]

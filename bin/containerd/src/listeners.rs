@@ -48,11 +48,14 @@ mod tests {
     async fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("a/b.sock");
-        let (address, socket) = (path.to_str().unwrap(), Socket {
-            uid: rustix::process::getuid().as_raw(),
-            gid: rustix::process::getgid().as_raw(),
-            ..Socket::default()
-        });
+        let (address, socket) = (
+            path.to_str().unwrap(),
+            Socket {
+                uid: rustix::process::getuid().as_raw(),
+                gid: rustix::process::getgid().as_raw(),
+                ..Socket::default()
+            },
+        );
         let first = listen(address, &socket).await.unwrap();
         assert!(listen(address, &socket).await.unwrap_err().is_already_exists());
         drop(first);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use content::{Local, Store};
 use events::Exchange;
 use serde::Deserialize;
-use snapshots::{Capability, Native, Overlay, Snapshotter, overlay};
+use snapshots::{Capability, Native, Options, Overlay, Snapshotter};
 use types::Result;
 
 use crate::registry::{Part, Registry};
@@ -83,7 +83,7 @@ impl SnapshotterSection {
 
 fn overlayfs(part: &Part<'_>) -> Result<Arc<dyn Snapshotter>> {
     let section: SnapshotterSection = part.section()?;
-    let options = overlay::Options {
+    let options = Options {
         async_remove: !section.sync_remove,
         upperdir_label: section.upperdir_label,
         mount_options: section.mount_options.clone(),

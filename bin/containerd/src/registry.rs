@@ -136,9 +136,8 @@ impl Registry {
     pub fn get<T: ?Sized + Send + Sync + 'static>(&self, id: &str) -> Result<Arc<T>> {
         let wanted = TypeId::of::<T>();
         let entry = self.entries.iter().find(|it| it.key.0 == wanted && it.key.1 == id);
-        let entry = entry.ok_or_else(|| {
-            Error::not_found(format!("{} loaded: {id}", type_name::<T>()))
-        })?;
+        let entry =
+            entry.ok_or_else(|| Error::not_found(format!("{} loaded: {id}", type_name::<T>())))?;
         self.build(entry)?;
         match lock(&self.built).get(&entry.key) {
             Some(Ok(part)) => Ok(part
@@ -200,8 +199,7 @@ impl Registry {
         if self.config.is_disabled(uri) {
             return Err((Kind::Unimplemented, format!("{uri} is disabled by the config")));
         }
-        let part =
-            Part { registry: self, kind: entry.kind, id: entry.key.1, facts: &entry.facts };
+        let part = Part { registry: self, kind: entry.kind, id: entry.key.1, facts: &entry.facts };
         (entry.make)(&part).map_err(|error| (error.kind(), error.to_string()))
     }
 

@@ -11,16 +11,10 @@ use services::{
     version::{self, Version},
 };
 use tokio::net::UnixListener;
-use tonic::{
-    Status,
-    body::Body,
-    codegen::http,
-    service::Routes,
-    transport::Server,
-};
+use tonic::{Status, body::Body, codegen::http, service::Routes, transport::Server};
 use types::{Error, Kind, Result, Scope};
 
-use crate::daemon::{Parts, differ, snapshotter};
+use crate::daemon::{Parts, snapshotter};
 
 /// Everything that is served over gRPC.
 pub(crate) struct Rim {
@@ -53,7 +47,13 @@ pub(crate) fn grpc(
         .add_service(images::serve(with(&scoped, |it| Ok(it.images())), limits))
         .add_service(leases::serve(with(&scoped, |it| Ok(it.leases())), limits))
         .add_service(content::serve(with(&scoped, |it| Ok(it.content())), limits))
-        .add_service(diff::serve(with(&scoped, |it| Ok(differ(it))), limits))
+        .add_service(diff::serve(
+            {
+                let parts = parts.clone();
+                with(&scoped, move |it| Ok(parts.differ(it)))
+            },
+            limits,
+        ))
         .add_service(snapshots::serve(
             {
                 let scoped = scoped.clone();
@@ -100,7 +100,7 @@ impl Rim {
 }
 
 /// Compat: the text of Go's gRPC server, by which clients tell that a service is not there.
-async fn unknown(request: http::Request<Body>) -> http::Response<Body> {
-    let service = request.uri().path().split('/').nth(1).unwrap_or_default();
+async fn unknown(uri: http::Uri) -> http::Response<Body> {
+    let service = uri.path().split('/').nth(1).unwrap_or_default();
     Status::unimplemented(format!("unknown service {service}")).into_http()
 }

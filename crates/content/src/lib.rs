@@ -8,12 +8,37 @@
 //! writer(ref) --write--> ingest/<hash of ref>/data --commit(digest)--> blobs/sha256/<hex>
 //!                             `-- abort --> gone
 //! ```
+//!
+//! ```
+//! # tokio::runtime::Runtime::new()?.block_on(async {
+//! use content::{Store, blob};
+//!
+//! let store = content::Memory::default();
+//! let digest = blob::write(&store, "greeting", Default::default(), "hello", Default::default()).await?;
+//! assert_eq!(blob::read(&store, &digest, 1024).await?, "hello");
+//! assert_eq!(store.info(&digest).await?.size, 5);
+//! # Ok::<(), types::Error>(())
+//! # })?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+pub mod blob;
+pub mod labels;
+mod local;
+mod memory;
+#[cfg(feature = "suite")]
+pub mod suite;
+
+pub use labels::{LabelStore, MemoryLabels};
+pub use local::Local;
+pub use memory::Memory;
+
 use std::{borrow::Cow, io, time::SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
-use types::{Descriptor, Digest, FieldMask, Fields, Filters, Labels, Result};
+use types::{Descriptor, Digest, Error, FieldMask, Fields, Filters, Labels, Result};
 
 /// What is known of a blob.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,10 +97,30 @@ impl Fields for Status {
 /// What a writer expects to have written in the end. Nothing said is nothing checked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Expected {
-    /// The length in bytes.
+    /// The length in bytes. A length of 0 is as good as none: that is how the wire and descriptors
+    /// without a size say that they do not know.
     pub size: Option<u64>,
     /// The digest.
     pub digest: Option<Digest>,
+}
+
+impl Expected {
+    /// Refuses what is not as expected (texts of containerd `plugins/content/local/writer.go`).
+    pub fn check(&self, size: u64, digest: &Digest) -> Result<()> {
+        let differs = |what: &str| Err(Error::failed_precondition(what.to_owned()));
+        match self.size {
+            Some(want) if want != 0 && want != size => {
+                return differs(&format!("unexpected commit size {size}, expected {want}"));
+            }
+            _ => {}
+        }
+        match &self.digest {
+            Some(want) if want != digest => {
+                differs(&format!("unexpected commit digest {digest}, expected {want}"))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 impl From<&Descriptor> for Expected {
@@ -148,7 +193,12 @@ pub trait Ingest: Send {
     /// The digest of what has been written so far, where the implementation knows it.
     fn digest(&self) -> Option<Digest>;
 
-    /// Appends `data`.
+    /// Appends `data`. An implementation may answer before the data is stored, and then tells of a
+    /// failure at the next call.
+    ///
+    /// # Cancel safety
+    ///
+    /// `status().offset` tells whether the data was accepted.
     async fn write(&mut self, data: Bytes) -> Result<()>;
 
     /// Goes back to the length `size`, at most the current one, and goes on from there.
@@ -158,7 +208,12 @@ pub trait Ingest: Send {
     /// expect), makes it durable, gives it its name and `labels`, and ends the ingest.
     ///
     /// Errors: `FailedPrecondition` when size or digest differ, and the ingest stays;
-    /// `AlreadyExists` when the blob is already there, and the ingest is gone.
+    /// `AlreadyExists` when the blob is already there, and the ingest is gone. However it ends, this
+    /// writer is closed: whoever wants to go on opens the ingest again.
+    ///
+    /// # Cancel safety
+    ///
+    /// A commit that was begun is carried out, also when nobody waits for it any more.
     async fn commit(&mut self, expected: Expected, labels: Labels) -> Result<Digest>;
 }
 

@@ -10,6 +10,34 @@
 //!     |      view(key, parent)
 //!     `--------------------------> view(key)          remove(key) ends any of the three
 //! ```
+//!
+//! Two implementations keep their layers in directories: [`Overlay`] lays them over each other,
+//! [`Native`] copies them. What they share (keys, parents, labels, the order in which things become
+//! durable) is [`Layered`], and what differs is a [`Driver`]: another filesystem is another driver.
+//!
+//! ```no_run
+//! # async fn example() -> types::Result<()> {
+//! use snapshots::{Options, Overlay, Snapshotter};
+//!
+//! let root = "/var/lib/containerd/io.containerd.snapshotter.v1.overlayfs";
+//! let snapshots = Overlay::open(root, Options::default())?;
+//! let mounts = snapshots.prepare("layer", None, Default::default()).await?;
+//! mount::all(&mounts, "/mnt".as_ref())?;
+//! # Ok(())
+//! # }
+//! ```
+mod layered;
+mod meta;
+mod native;
+mod overlay;
+#[cfg(feature = "suite")]
+pub mod suite;
+mod tree;
+
+pub use layered::{Driver, Layered, Layers};
+pub use native::{Native, NativeDriver};
+pub use overlay::{Options, Overlay, OverlayDriver, UPPERDIR_LABEL};
+
 use std::{borrow::Cow, time::SystemTime};
 
 use async_trait::async_trait;
@@ -111,10 +139,11 @@ pub struct Commit {
 /// A store of snapshots.
 ///
 /// Keys and names are one flat set of non-empty strings. Errors, for every implementation: what
-/// does not exist is `NotFound`; a key or name in use is `AlreadyExists`; an operation that the
-/// snapshot's kind does not allow, a parent that is not committed, or the removal of a snapshot with
-/// children is `FailedPrecondition` (a missing parent is `NotFound`); an empty key is
-/// `InvalidArgument`.
+/// does not exist is `NotFound`, also a parent; a key or name in use is `AlreadyExists`; an operation
+/// that the snapshot's kind does not allow, or the removal of a snapshot with children, is
+/// `FailedPrecondition`; an empty key, or a parent that is not committed, is `InvalidArgument`
+/// (containerd `core/snapshots/storage/bolt.go`; only a commit onto such a parent is
+/// `FailedPrecondition`).
 #[async_trait]
 pub trait Snapshotter: Send + Sync + 'static {
     /// What it can do beyond the contract.
