@@ -9,11 +9,29 @@
 //! content --inflate--> tar --apply--> mounts
 //! content <--deflate-- tar <--compare-- lower mounts, upper mounts
 //! ```
+mod apply;
+mod compare;
+mod deflate;
+mod inflate;
+mod media;
+mod names;
+mod root;
+mod stream;
+#[cfg(feature = "suite")]
+pub mod suite;
+pub mod tar;
+mod walking;
+mod xattrs;
+
 use std::time::SystemTime;
 
 use async_trait::async_trait;
 use mount::Mount;
 use types::{Any, Descriptor, Labels, Result};
+
+pub use apply::{Applied, Options, Target, Whiteouts, apply, apply_to_mounts};
+pub use compare::compare;
+pub use walking::Walking;
 
 /// How to apply a layer.
 #[derive(Clone, Debug, Default)]

@@ -1,1 +1,209 @@
-//! To be written.
+// SPDX-License-Identifier: Apache-2.0
+//! The namespaced database over content and snapshots.
+//!
+//! Backends keep bytes under flat keys. This crate knows who may see which of them, under which
+//! name, with which labels, and for how long: it keeps the records, gives every namespace its own
+//! view of the same blobs, and collects what nothing refers to any more.
+//!
+//! What is answered is on disk. What is on disk in a backend and not in the database was left by a
+//! crash, and is collected. The other way round never happens: a record is written after what it
+//! names, and removed before it.
+//!
+//! ```text
+//! scope(namespace, lease) --> containers images leases   -- records --.
+//!                         --> content, snapshotter(name) -- records --+--> meta.sqlite (one writer)
+//!                                     |                               |
+//!                                     v                            collect
+//!             content::Store, Snapshotter: flat keys <-- remove ------'
+//! ```
+//!
+//! ```
+//! # tokio::runtime::Runtime::new()?.block_on(async {
+//! use std::{collections::BTreeMap, sync::Arc};
+//!
+//! use metadata::{Backends, Db, Options};
+//! use types::{Labels, Scope};
+//!
+//! let folder = tempfile::tempdir()?;
+//! let backends =
+//!     Backends { content: Arc::new(content::Memory::default()), snapshotters: BTreeMap::new() };
+//! let db = Db::open(folder.path().join("meta.sqlite"), backends, Options::default()).await?;
+//!
+//! let store = db.scope(Scope::new("default")?).content();
+//! let digest =
+//!     content::blob::write(&*store, "greeting", Default::default(), "hello", Labels::new()).await?;
+//!
+//! let other = db.scope(Scope::new("other")?).content();
+//! assert!(other.info(&digest).await.unwrap_err().is_not_found());
+//!
+//! assert_eq!(db.collect().await?.removed.content, 1);
+//! assert!(store.info(&digest).await.unwrap_err().is_not_found());
+//! # Ok::<(), types::Error>(())
+//! # })?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod db;
+mod gc;
+mod holds;
+mod labels;
+mod scoped;
+
+pub use gc::{Collector, Removed, Schedule, Stats};
+pub use scoped::Scoped;
+
+use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc};
+
+use ::content::Store;
+use ::events::Publisher;
+use ::records::{Namespace, Records};
+use ::snapshots::Snapshotter;
+use tokio::task::spawn_blocking;
+use types::{Error, Kind, Result, Scope};
+
+use crate::{
+    db::{Backend, File, Outcome, Readers, Signals, Tx, Writer},
+    gc::Turns,
+    holds::Holds,
+};
+
+/// Whether namespaces may save each other a download.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sharing {
+    /// Whoever knows a digest may have the blob, if any namespace has it.
+    #[default]
+    Shared,
+    /// Whoever wants a blob must bring all of it, unless a namespace that has it is labelled
+    /// `containerd.io/namespace.shareable=true`.
+    Isolated,
+}
+
+/// How a database behaves.
+#[derive(Clone, Default)]
+pub struct Options {
+    /// Whether namespaces share content.
+    pub sharing: Sharing,
+    /// Where what happened is told.
+    pub publisher: Option<Arc<dyn Publisher>>,
+}
+
+/// What keeps the bytes: stores with flat keys, which nobody else changes.
+#[derive(Clone)]
+pub struct Backends {
+    /// The store of blobs.
+    pub content: Arc<dyn Store>,
+    /// The snapshotters, by name.
+    pub snapshotters: BTreeMap<String, Arc<dyn Snapshotter>>,
+}
+
+/// The database. Cloning is cheap and gives the same one; dropping the last closes it.
+#[derive(Clone)]
+pub struct Db {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    readers: Arc<Readers>,
+    writer: Writer,
+    signals: Arc<Signals>,
+    holds: Holds,
+    backends: Backends,
+    sharing: Sharing,
+    turns: Turns,
+}
+
+impl Db {
+    /// Opens the database in the file `path`, which is made if it does not exist; the daemon's is
+    /// `<root>/io.containerd.metadata.v1.sqlite/meta.sqlite`. Beside it are `-wal` and `-shm`,
+    /// which belong to it, and `.lock`.
+    ///
+    /// A database that was not closed is checked, and what was under way is finished.
+    ///
+    /// Errors: `Unavailable` while another process has it open, `FailedPrecondition` when it is of
+    /// a later release, `DataLoss` when it is damaged.
+    pub async fn open(
+        path: impl Into<PathBuf>,
+        backends: Backends,
+        options: Options,
+    ) -> Result<Self> {
+        let path = path.into();
+        let opened = spawn_blocking(move || File::open(&path)).await;
+        let (file, connection) = opened.map_err(|e| Error::caused(Kind::Internal, "open", e))??;
+        let signals = Arc::new(Signals::default());
+        signals.pressure().dirty = backends.all().collect();
+        let writer = Writer::start(connection, Arc::clone(&signals), options.publisher)?;
+        let db = Self {
+            shared: Arc::new(Shared {
+                readers: Arc::new(Readers::new(file)),
+                writer,
+                signals,
+                holds: Holds::default(),
+                backends,
+                sharing: options.sharing,
+                turns: Turns::default(),
+            }),
+        };
+        scoped::recover(&db).await?;
+        Ok(db)
+    }
+
+    /// All namespaces.
+    pub fn namespaces(&self) -> Arc<dyn Records<Namespace>> {
+        scoped::namespaces(self)
+    }
+
+    /// What `scope` may see and change.
+    pub fn scope(&self, scope: Scope) -> Scoped {
+        Scoped::new(self.clone(), scope)
+    }
+
+    /// The names of the snapshotters.
+    pub fn snapshotters(&self) -> impl Iterator<Item = &str> {
+        self.shared.backends.snapshotters.keys().map(String::as_str)
+    }
+
+    /// Removes what nothing refers to, and answers when it is gone.
+    ///
+    /// Whoever asks while another collection is going on gets the next one, together with others
+    /// who ask for it.
+    pub async fn collect(&self) -> Result<Stats> {
+        gc::collect(self).await
+    }
+
+    /// Reads one state of the database, on a blocking thread.
+    async fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&rusqlite::Connection) -> Outcome<T> + Send + 'static,
+    ) -> Result<T> {
+        self.shared.readers.read(work).await
+    }
+
+    /// Writes, and answers when that is on disk.
+    async fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Tx<'_>) -> Outcome<T> + Send + 'static,
+    ) -> Result<T> {
+        self.shared.writer.write(work).await
+    }
+
+    /// Carries `work` through, also when nobody waits for it any more.
+    async fn carry_out<T: Send + 'static>(
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        let done = tokio::spawn(work).await;
+        done.map_err(|error| Error::caused(Kind::Internal, "interrupted", error))?
+    }
+}
+
+impl Backends {
+    fn all(&self) -> impl Iterator<Item = Backend> {
+        let snapshotters = self.snapshotters.keys().cloned().map(Backend::Snapshotter);
+        std::iter::once(Backend::Content).chain(snapshotters)
+    }
+}
+
+impl fmt::Debug for Db {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Db").field("readers", &self.shared.readers).finish_non_exhaustive()
+    }
+}

@@ -3,6 +3,29 @@
 //!
 //! A record is plain data with a name, labels and two times. [`Records`] is the same five verbs for
 //! each of them: what may be updated, and what is checked, is the record's own.
+//!
+//! ```
+//! use records::{Image, Record};
+//! use std::time::SystemTime;
+//! use types::{Descriptor, Digest, FieldMask, Labels, media_types};
+//!
+//! let now = SystemTime::now();
+//! let target = Descriptor::new(media_types::MANIFEST, Digest::of("{}"), 2);
+//! let mut image =
+//!     Image { name: "busybox".into(), labels: Labels::new(), target, created_at: now, updated_at: now };
+//!
+//! let change = Image { labels: [("env".into(), "test".into())].into(), ..image.clone() };
+//! image.change(change, &FieldMask::new(["labels.env"]))?;
+//! assert_eq!(image.labels["env"], "test");
+//! # Ok::<(), types::Error>(())
+//! ```
+
+mod change;
+mod lease;
+#[cfg(feature = "suite")]
+pub mod suite;
+mod validate;
+
 use std::{borrow::Cow, time::SystemTime};
 
 use async_trait::async_trait;
@@ -95,6 +118,15 @@ pub trait Record: Fields + Clone + Send + Sync + 'static {
 
     /// Its name.
     fn name(&self) -> &str;
+
+    /// Refuses a record that makes no sense, with `InvalidArgument`.
+    fn validate(&self) -> Result<()>;
+
+    /// Takes from `change` what `mask` names; the name and the times stay. A label or annotation
+    /// that becomes empty is removed.
+    ///
+    /// A path that may not change is `InvalidArgument`, and so is an outcome that makes no sense.
+    fn change(&mut self, change: Self, mask: &FieldMask) -> Result<()>;
 }
 
 /// How to delete a record.
@@ -143,12 +175,21 @@ pub trait Leases: Records<Lease> {
 }
 
 macro_rules! record {
-    ($type:ident, $kind:literal, $name:ident, |$self:ident, $path:ident| $fields:expr) => {
+    ($type:ident, $kind_fn:ident, $kind:literal, $name:ident, |$self:ident, $path:ident| $fields:expr) => {
         impl Record for $type {
             const KIND: &'static str = $kind;
 
             fn name(&self) -> &str {
                 &self.$name
+            }
+
+            fn validate(&self) -> Result<()> {
+                validate::$kind_fn(self)
+            }
+
+            fn change(&mut self, change: Self, mask: &FieldMask) -> Result<()> {
+                change::$kind_fn(self, &change, mask)?;
+                self.validate()
             }
         }
 
@@ -165,23 +206,23 @@ macro_rules! record {
     };
 }
 
-record!(Namespace, "namespace", name, |it, path| match path {
+record!(Namespace, namespace, "namespace", name, |it, path| match path {
     ["name"] => Some(it.name.as_str().into()),
     _ => None,
 });
-record!(Container, "container", id, |it, path| match path {
+record!(Container, container, "container", id, |it, path| match path {
     ["id"] => Some(it.id.as_str().into()),
     ["runtime", "name"] => Some(it.runtime.name.as_str().into()).filter(|s: &Cow<_>| !s.is_empty()),
     ["image"] => Some(it.image.as_str().into()).filter(|s: &Cow<_>| !s.is_empty()),
     _ => None,
 });
-record!(Image, "image", name, |it, path| match path {
+record!(Image, image, "image", name, |it, path| match path {
     ["name"] => Some(it.name.as_str().into()).filter(|s: &Cow<_>| !s.is_empty()),
     ["target", "digest"] => Some(it.target.digest.as_str().into()),
     ["target", "mediatype"] => Some(it.target.media_type.as_str().into()),
     _ => None,
 });
-record!(Lease, "lease", id, |it, path| match path {
+record!(Lease, lease, "lease", id, |it, path| match path {
     ["id"] => Some(it.id.as_str().into()),
     _ => None,
 });

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use content::{Expected, Ingest, Store};
+use mount::Mount;
+use tokio::{sync::mpsc, task};
+use tracing::{debug, warn};
+use types::{Context, Descriptor, Digest, Error, FieldMask, Result, labels, media_types};
+
+use crate::{
+    Apply, Compare, Differ, Options, apply_to_mounts,
+    compare::compare_mounts,
+    deflate::Made,
+    media::{self, Compression},
+};
+
+/// How many pieces of a blob may wait for the store.
+const WAITING: usize = 4;
+
+/// Applies and compares by walking through files: it works on any filesystem, and takes short cuts on
+/// overlays.
+pub struct Walking {
+    store: Arc<dyn Store>,
+    scratch: PathBuf,
+}
+
+impl Walking {
+    /// Reads and writes layers in `store`. What has to be mounted is mounted below `scratch`.
+    pub fn new(store: Arc<dyn Store>, scratch: impl Into<PathBuf>) -> Self {
+        Self { store, scratch: scratch.into() }
+    }
+
+    /// Compares, and writes the outcome through `ingest` while it is being made.
+    async fn write(&self, ingest: &mut dyn Ingest, job: Job) -> Result<Made> {
+        let (sender, mut receiver) = mpsc::channel(WAITING);
+        let scratch = self.scratch.clone();
+        let making = task::spawn_blocking(move || {
+            let gone = |_| Error::cancelled("diff");
+            let mut send = |data: Bytes| sender.blocking_send(data).map_err(gone);
+            let Job { lower, upper, compression, epoch } = &job;
+            compare_mounts(lower, upper, *compression, *epoch, &scratch, &mut send)
+        });
+        let mut written = Ok(());
+        while let (true, Some(data)) = (written.is_ok(), receiver.recv().await) {
+            written = ingest.write(data).await;
+        }
+        // Whoever is still making a layer that cannot be written is told so, and unmounts.
+        drop(receiver);
+        let made = making.await.map_err(|error| Error::caused(types::Kind::Internal, "diff", error))?;
+        written.and(made).context(|| "failed to write diff")
+    }
+
+    /// Names the blob, and sees to its label even if it was there before.
+    async fn commit(
+        &self,
+        ingest: &mut dyn Ingest,
+        made: &Made,
+        mut labels: labels::Labels,
+    ) -> Result<()> {
+        labels.insert(labels::UNCOMPRESSED.into(), made.diff_id.to_string());
+        let expected = Expected { size: Some(made.size), digest: Some(made.digest.clone()) };
+        match ingest.commit(expected, labels).await {
+            Err(error) if error.is_already_exists() => self.label(&made.digest, &made.diff_id).await,
+            result => result.map(drop).context(|| "failed to commit"),
+        }
+    }
+
+    async fn label(&self, digest: &Digest, diff_id: &Digest) -> Result<()> {
+        let info = self.store.info(digest).await;
+        let mut info = info.context(|| "failed to get info from content store")?;
+        if info.labels.contains_key(labels::UNCOMPRESSED) {
+            return Ok(());
+        }
+        info.labels.insert(labels::UNCOMPRESSED.into(), diff_id.to_string());
+        let mask = FieldMask::new([format!("labels.{}", labels::UNCOMPRESSED)]);
+        let updated = self.store.update(info, &mask).await;
+        updated.map(drop).context(|| "error setting uncompressed label")
+    }
+}
+
+/// What to compare, and how.
+struct Job {
+    lower: Vec<Mount>,
+    upper: Vec<Mount>,
+    compression: Compression,
+    epoch: Option<SystemTime>,
+}
+
+#[async_trait]
+impl Differ for Walking {
+    /// Compat: the digest of the descriptor was checked when the content was committed, and is not
+    /// checked again (containerd `core/diff/apply/apply.go`).
+    async fn apply(
+        &self,
+        descriptor: &Descriptor,
+        mounts: &[Mount],
+        _options: Apply,
+    ) -> Result<Descriptor> {
+        media::is_compressed(&descriptor.media_type)?;
+        let reader = self.store.reader(&descriptor.digest).await;
+        let reader = reader.context(|| "failed to get reader from content store")?.into_sync();
+        let (media_type, mounts) = (descriptor.media_type.clone(), mounts.to_vec());
+        let options = Options { scratch: self.scratch.clone(), ..Options::default() };
+        let applying = task::spawn_blocking(move || {
+            apply_to_mounts(reader, &media_type, &mounts, &options)
+        });
+        let failed = |error| Error::caused(types::Kind::Internal, "apply", error);
+        let applied = applying.await.map_err(failed)??;
+        debug!(digest = %descriptor.digest, size = descriptor.size, "diff applied");
+        Ok(Descriptor::new(media_types::LAYER, applied.digest, applied.size))
+    }
+
+    async fn compare(
+        &self,
+        lower: &[Mount],
+        upper: &[Mount],
+        options: Compare,
+    ) -> Result<Descriptor> {
+        let (media_type, compression) = media::to_make(&options.media_type)?;
+        let is_own = options.reference.is_empty();
+        let reference = if is_own { unique_reference()? } else { options.reference };
+        let epoch = options.source_date_epoch;
+        let job = Job { lower: lower.to_vec(), upper: upper.to_vec(), compression, epoch };
+        let made: Result<Made> = async {
+            let ingest = self.store.writer(&reference, Expected::default()).await;
+            let mut ingest = ingest.context(|| "failed to open writer")?;
+            if !is_own {
+                ingest.truncate(0).await?;
+            }
+            let made = self.write(&mut *ingest, job).await?;
+            self.commit(&mut *ingest, &made, options.labels).await?;
+            Ok(made)
+        }
+        .await;
+        if is_own
+            && made.is_err()
+            && let Err(error) = self.store.abort(&reference).await
+            && !error.is_not_found()
+        {
+            warn!(%reference, %error, "failed to delete diff upload");
+        }
+        let made = made?;
+        Ok(Descriptor::new(media_type, made.digest, made.size))
+    }
+}
+
+/// A name that no other ingest has: the time and something random.
+fn unique_reference() -> Result<String> {
+    let mut random = [0; 8];
+    rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
+        .map_err(std::io::Error::from)?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Ok(format!("{}-{:016x}", now.as_nanos(), u64::from_le_bytes(random)))
+}

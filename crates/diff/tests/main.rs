@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Layers on a real filesystem. Needs root: devices, owners and overlays are real.
+mod cases {
+    mod archive;
+    mod comparing;
+    mod differ;
+    mod escapes;
+    mod foreign;
+    mod overlays;
+    mod random;
+    mod timing;
+    mod tree;
+    mod unpacking;
+    mod whiteouts;
+}

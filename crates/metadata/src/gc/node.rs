@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+use std::sync::Arc;
+
+use ::records::Resource;
+
+/// Something that can be referred to, whether it exists or not.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Node {
+    pub(crate) namespace: Arc<str>,
+    pub(crate) kind: Kind,
+    pub(crate) key: String,
+}
+
+/// What sort of thing it is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    Container,
+    Content,
+    Image,
+    Ingest,
+    Lease,
+    /// Of the snapshotter named.
+    Snapshot(Arc<str>),
+}
+
+impl Node {
+    pub(crate) fn new(namespace: &Arc<str>, kind: Kind, key: impl Into<String>) -> Self {
+        Self { namespace: Arc::clone(namespace), kind, key: key.into() }
+    }
+
+    pub(crate) fn snapshot(
+        namespace: &Arc<str>,
+        snapshotter: &str,
+        key: impl Into<String>,
+    ) -> Self {
+        Self::new(namespace, Kind::Snapshot(snapshotter.into()), key)
+    }
+
+    /// What a lease holds.
+    pub(crate) fn resource(namespace: &Arc<str>, resource: Resource) -> Option<Self> {
+        let kind = match (&*resource.kind, resource.snapshotter()) {
+            (_, Some(snapshotter)) => Kind::Snapshot(snapshotter.into()),
+            ("content", _) => Kind::Content,
+            ("images", _) => Kind::Image,
+            ("ingests", _) => Kind::Ingest,
+            _ => return None,
+        };
+        Some(Self::new(namespace, kind, resource.id))
+    }
+}

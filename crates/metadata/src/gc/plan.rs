@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What is garbage: a pure function of what there is and of the time.
+//!
+//! Things are marked from the roots along references, and what is unmarked is garbage. The rules are
+//! those of containerd's `core/metadata/gc.go`.
+//!
+//! ```text
+//! root: container, image and lease (until they expire), ingest (until it goes stale), gc.root,
+//!       a commit under way
+//! lease -> what it holds       flat: that alone, with the parents of snapshots
+//! image -> its target          container -> its snapshot      snapshot -> its parent
+//! ingest -> the blob it is a promise of          anything -> gc.ref.*          gc.bref.* -> anything
+//! ```
+use std::{
+    collections::{HashMap, HashSet},
+    time::SystemTime,
+};
+
+use types::labels::GC_FLAT;
+
+use super::{
+    inventory::{Entry, Stay},
+    link::{Link, Test, expiry, links},
+    node::{Kind, Node},
+};
+
+/// What to remove, and what must be known to check it again.
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    /// What nothing keeps.
+    pub(super) garbage: Vec<Node>,
+    /// How much there was to look at.
+    pub(super) seen: usize,
+    /// What was kept together with all it refers to.
+    pub(super) kept: HashSet<Node>,
+    /// References that are written on what they refer to.
+    pub(super) back: HashMap<Node, Vec<Node>>,
+    /// When the next thing expires.
+    pub(super) expires: Option<SystemTime>,
+}
+
+/// Finds the garbage among `entries`.
+pub(super) fn plan(entries: &[Entry], now: SystemTime) -> Plan {
+    let mut marker = Marker::new(entries, now);
+    marker.back_references();
+    marker.roots();
+    marker.spread();
+    let Marker { marked, expires, back, .. } = marker;
+    let is_kept = |node: &Node| marked.iter().any(|set| set.contains(node));
+    let garbage = entries
+        .iter()
+        .map(|entry| &entry.node)
+        .filter(|node| node.kind != Kind::Container && !is_kept(node))
+        .cloned()
+        .collect();
+    let [kept, _flat] = marked;
+    Plan { garbage, seen: entries.len(), kept, back, expires }
+}
+
+/// How far a mark spreads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reach {
+    /// To everything that is referred to.
+    Full,
+    /// To what the thing cannot be without: a snapshot's parents, an image's target.
+    Flat,
+}
+
+struct Marker<'a> {
+    entries: &'a [Entry],
+    by_node: HashMap<&'a Node, &'a Entry>,
+    now: SystemTime,
+    expires: Option<SystemTime>,
+    back: HashMap<Node, Vec<Node>>,
+    /// By reach.
+    marked: [HashSet<Node>; 2],
+    queue: Vec<(Node, Reach)>,
+}
+
+impl<'a> Marker<'a> {
+    fn new(entries: &'a [Entry], now: SystemTime) -> Self {
+        let by_node = entries.iter().map(|entry| (&entry.node, entry)).collect();
+        let (back, marked, queue) = Default::default();
+        Self { entries, by_node, now, expires: None, back, marked, queue }
+    }
+
+    fn mark(&mut self, node: Node, reach: Reach) {
+        if self.marked[reach as usize].insert(node.clone()) {
+            self.queue.push((node, reach));
+        }
+    }
+
+    /// Whether `time` has passed. If not, it is one to come back for.
+    fn is_past(&mut self, time: SystemTime) -> bool {
+        if time < self.now {
+            return true;
+        }
+        self.expires = self.expires.into_iter().chain([time]).min();
+        false
+    }
+
+    /// Turns around what is written on the wrong end.
+    fn back_references(&mut self) {
+        let mut conditions = Vec::new();
+        let mut used = HashMap::<Node, Vec<SystemTime>>::new();
+        for entry in self.entries.iter().filter(|entry| entry.node.kind != Kind::Lease) {
+            for link in links(&entry.node.namespace, &entry.labels) {
+                match link {
+                    Link::From(node) => {
+                        self.back.entry(node).or_default().push(entry.node.clone());
+                    }
+                    Link::If(node, test) => conditions.push((entry.node.clone(), node, test)),
+                    Link::UsedAt(time) => used.entry(entry.node.clone()).or_default().push(time),
+                    Link::Root | Link::To(_) => {}
+                }
+            }
+        }
+        for (from, to, test) in conditions {
+            let may_say_so = matches!(from.kind, Kind::Content | Kind::Image);
+            let times = used.get(&to).map(Vec::as_slice).unwrap_or_default();
+            if may_say_so && times.iter().any(|time| Test::passes(test, *time, self.now)) {
+                self.back.entry(from).or_default().push(to);
+            }
+        }
+    }
+
+    fn roots(&mut self) {
+        for entry in self.entries {
+            match entry.node.kind {
+                Kind::Lease => self.lease(entry),
+                _ if self.stays(entry) => self.mark(entry.node.clone(), Reach::Full),
+                _ => {}
+            }
+        }
+    }
+
+    fn lease(&mut self, entry: &Entry) {
+        if expiry(&entry.labels).is_some_and(|time| self.is_past(time)) {
+            return;
+        }
+        self.mark(entry.node.clone(), Reach::Full);
+        let is_flat = entry.labels.contains_key(GC_FLAT);
+        for held in &entry.refs {
+            let reach = match held.kind {
+                Kind::Content | Kind::Image | Kind::Snapshot(_) if is_flat => Reach::Flat,
+                _ => Reach::Full,
+            };
+            self.mark(held.clone(), reach);
+        }
+    }
+
+    fn stays(&mut self, entry: &Entry) -> bool {
+        let is_root = || links(&entry.node.namespace, &entry.labels).contains(&Link::Root);
+        match (&entry.node.kind, entry.stay) {
+            (_, Stay::Yes) => true,
+            (_, Stay::Until(time)) => !self.is_past(time),
+            (Kind::Image, _) => !expiry(&entry.labels).is_some_and(|time| self.is_past(time)),
+            (Kind::Content | Kind::Snapshot(_), _) => is_root(),
+            _ => false,
+        }
+    }
+
+    fn spread(&mut self) {
+        while let Some((node, reach)) = self.queue.pop() {
+            if reach == Reach::Full {
+                for node in self.back.get(&node).cloned().unwrap_or_default() {
+                    self.mark(node, Reach::Full);
+                }
+            }
+            let Some(entry) = self.by_node.get(&node).copied() else { continue };
+            // What a lease holds was marked with it, flat or not.
+            if node.kind == Kind::Lease || (reach == Reach::Flat && node.kind == Kind::Content) {
+                continue;
+            }
+            for node in &entry.refs {
+                self.mark(node.clone(), reach);
+            }
+            if reach == Reach::Full {
+                for link in links(&node.namespace, &entry.labels) {
+                    if let Link::To(node) = link {
+                        self.mark(node, Reach::Full);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Spares what was made or referred to since the plan was made.
+///
+/// Whatever was written meanwhile stays, and so does all that it refers to now. That may spare
+/// garbage until the next collection, and never takes what is in use: a reference that is new is
+/// written on one of its two ends, so that end is touched.
+#[derive(Debug)]
+pub(super) struct Reprieve<'a> {
+    plan: &'a Plan,
+    spared: HashSet<Node>,
+}
+
+impl<'a> Reprieve<'a> {
+    pub(super) fn new(plan: &'a Plan) -> Self {
+        Self { plan, spared: HashSet::new() }
+    }
+
+    /// Spares `touched` and what they refer to. `look` reads a thing as it is now.
+    pub(super) fn spare<E>(
+        &mut self,
+        touched: Vec<Node>,
+        mut look: impl FnMut(&Node) -> Result<Option<Entry>, E>,
+    ) -> Result<(), E> {
+        let mut queue: Vec<(Node, bool)> = touched.into_iter().map(|node| (node, true)).collect();
+        while let Some((node, is_touched)) = queue.pop() {
+            // What was kept was kept with all that it refers to, unless it has changed.
+            let is_settled = !is_touched && self.plan.kept.contains(&node);
+            if is_settled || !self.spared.insert(node.clone()) {
+                continue;
+            }
+            queue.extend(
+                self.plan.back.get(&node).into_iter().flatten().map(|n| (n.clone(), false)),
+            );
+            let Some(entry) = look(&node)? else { continue };
+            queue.extend(entry.refs.into_iter().map(|node| (node, false)));
+            for link in links(&node.namespace, &entry.labels) {
+                if let Link::To(node) | Link::If(node, _) = link {
+                    queue.push((node, false));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What is garbage all the same.
+    pub(super) fn condemned(&self) -> impl Iterator<Item = &'a Node> {
+        let garbage: Vec<_> =
+            self.plan.garbage.iter().filter(|node| !self.spared.contains(node)).collect();
+        garbage.into_iter()
+    }
+}
+
+#[cfg(test)]
+mod tests;

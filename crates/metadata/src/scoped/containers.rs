@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+use std::{collections::BTreeMap, time::SystemTime};
+
+use ::events::Event;
+use ::records::{Container, Record, Runtime};
+use rusqlite::{Connection, OptionalExtension, named_params};
+use types::{Any, Context, Error, Result, Scope};
+
+use super::table::Row;
+use crate::db::{Json, Outcome, Time, Tx, json};
+
+const SELECT: &str = "SELECT id, labels, image, runtime, options_type, options, spec_type, spec,
+    snapshotter, snapshot_key, sandbox, created_at, updated_at FROM containers WHERE namespace = ?1";
+
+const PUT: &str = "INSERT INTO containers VALUES (:namespace, :id, :labels, :image, :runtime,
+    :options_type, :options, :spec_type, :spec, :snapshotter, :snapshot_key, :sandbox, :created_at,
+    :updated_at) ON CONFLICT DO UPDATE SET labels = :labels, image = :image, spec_type = :spec_type,
+    spec = :spec, snapshot_key = :snapshot_key, updated_at = :updated_at";
+
+impl Row for Container {
+    const NAME_FIELD: &'static str = "id";
+
+    fn one(connection: &Connection, namespace: &str, name: &str) -> Outcome<Option<Self>> {
+        let found = connection
+            .prepare_cached(&format!("{SELECT} AND id = ?2"))?
+            .query_row([namespace, name], read)
+            .optional()?;
+        let Some(mut container) = found else { return Ok(None) };
+        let mut extensions = connection.prepare_cached(
+            "SELECT name, type, value FROM extensions WHERE namespace = ? AND container = ?",
+        )?;
+        container.extensions = extensions
+            .query_map([namespace, name], |row| {
+                Ok((row.get(0)?, Any::new(row.get::<_, String>(1)?, row.get::<_, Vec<u8>>(2)?)))
+            })?
+            .collect::<Result<_, _>>()?;
+        Ok(Some(container))
+    }
+
+    fn all(connection: &Connection, namespace: &str) -> Outcome<Vec<Self>> {
+        let mut select = connection.prepare_cached(&format!("{SELECT} ORDER BY id"))?;
+        let mut all = select.query_map([namespace], read)?.collect::<Result<Vec<_>, _>>()?;
+        let mut extensions = extensions(connection, namespace)?;
+        for container in &mut all {
+            container.extensions = extensions.remove(&container.id).unwrap_or_default();
+        }
+        Ok(all)
+    }
+
+    fn put(&self, tx: &Tx<'_>, namespace: &str) -> Outcome<()> {
+        let (options_type, options) = parts(self.runtime.options.as_ref());
+        let (spec_type, spec) = parts(self.spec.as_ref());
+        tx.prepare_cached(PUT)?.execute(named_params! {
+            ":namespace": namespace, ":id": self.id, ":labels": json(&self.labels),
+            ":image": self.image, ":runtime": self.runtime.name,
+            ":options_type": options_type, ":options": options,
+            ":spec_type": spec_type, ":spec": spec,
+            ":snapshotter": self.snapshotter, ":snapshot_key": self.snapshot_key,
+            ":sandbox": self.sandbox,
+            ":created_at": Time(self.created_at), ":updated_at": Time(self.updated_at),
+        })?;
+        tx.prepare_cached("DELETE FROM extensions WHERE namespace = ? AND container = ?")?
+            .execute([namespace, &self.id])?;
+        for (name, any) in &self.extensions {
+            tx.prepare_cached("INSERT INTO extensions VALUES (?, ?, ?, ?, ?)")?.execute((
+                namespace,
+                &self.id,
+                name,
+                &any.type_url,
+                &any.value[..],
+            ))?;
+        }
+        Ok(())
+    }
+
+    fn remove(&self, tx: &Tx<'_>, scope: &Scope) -> Outcome<()> {
+        tx.prepare_cached("DELETE FROM containers WHERE namespace = ? AND id = ?")?
+            .execute([scope.namespace(), &self.id])?;
+        tx.tell(scope.namespace(), Event::container_deleted(&self.id));
+        Ok(())
+    }
+
+    fn stamp(&mut self, now: SystemTime, is_new: bool) {
+        self.updated_at = now;
+        if is_new {
+            self.created_at = now;
+        }
+    }
+
+    fn missing(namespace: &str, name: &str) -> Error {
+        Error::not_found(format!("container {name:?} in namespace {namespace:?}"))
+    }
+
+    fn check_new(&self) -> Result<()> {
+        self.validate().context(|| "create container failed validation")
+    }
+
+    fn created(&self, tx: &Tx<'_>, scope: &Scope) -> Outcome<()> {
+        let Runtime { name, options } = &self.runtime;
+        let event = Event::container_created(&self.id, &self.image, name, options.as_ref());
+        tx.tell(scope.namespace(), event);
+        Ok(())
+    }
+
+    fn updated(&self, tx: &Tx<'_>, scope: &Scope) -> Outcome<()> {
+        let Self { id, image, labels, snapshot_key, .. } = self;
+        tx.tell(scope.namespace(), Event::container_updated(id, image, labels, snapshot_key));
+        Ok(())
+    }
+}
+
+/// A container without its extensions, which are in a table of their own.
+fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Container> {
+    Ok(Container {
+        id: row.get(0)?,
+        labels: row.get::<_, Json>(1)?.0,
+        image: row.get(2)?,
+        runtime: Runtime { name: row.get(3)?, options: any(row, 4)? },
+        spec: any(row, 6)?,
+        snapshotter: row.get(8)?,
+        snapshot_key: row.get(9)?,
+        sandbox: row.get(10)?,
+        created_at: row.get::<_, Time>(11)?.0,
+        updated_at: row.get::<_, Time>(12)?.0,
+        extensions: BTreeMap::new(),
+    })
+}
+
+/// The value in column `at` and the next, if there is one.
+fn any(row: &rusqlite::Row<'_>, at: usize) -> rusqlite::Result<Option<Any>> {
+    let Some(name) = row.get::<_, Option<String>>(at)? else { return Ok(None) };
+    Ok(Some(Any::new(name, row.get::<_, Vec<u8>>(at + 1)?)))
+}
+
+fn parts(any: Option<&Any>) -> (Option<&str>, Option<&[u8]>) {
+    (any.map(|any| any.type_url.as_str()), any.map(|any| &any.value[..]))
+}
+
+/// The extensions of all containers of a namespace, by container.
+fn extensions(
+    connection: &Connection,
+    namespace: &str,
+) -> Outcome<BTreeMap<String, BTreeMap<String, Any>>> {
+    let mut select = connection.prepare_cached(
+        "SELECT container, name, type, value FROM extensions WHERE namespace = ?",
+    )?;
+    let mut rows = select.query([namespace])?;
+    let mut all = BTreeMap::<String, BTreeMap<String, Any>>::new();
+    while let Some(row) = rows.next()? {
+        let value = Any::new(row.get::<_, String>(2)?, row.get::<_, Vec<u8>>(3)?);
+        all.entry(row.get(0)?).or_default().insert(row.get(1)?, value);
+    }
+    Ok(all)
+}

@@ -1,0 +1,389 @@
+// SPDX-License-Identifier: Apache-2.0
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use content::{Expected, Ingest, Push, Status};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
+use types::{Descriptor, Digest, Error, Kind, Labels, Result, media_types};
+
+use crate::{
+    Host, Shared, refusal,
+    refusal::Failure,
+    request::{Ask, Repository, Target},
+    resolve::{CONTENT_DIGEST, MAX_MANIFEST},
+    source,
+    transport::{Answer, Body, encode, join},
+};
+
+/// Before the reason why credentials did not do.
+const DENIED: &str = "push access denied, repository does not exist or may require authorization: ";
+/// A blob up to this size is held until it is complete, and can then be sent again if need be.
+const SMALL: u64 = 256 << 10;
+
+pub(crate) fn pusher(repository: Repository) -> Result<Arc<dyn Push>> {
+    // Only the first host is pushed to: a push to another one would be a push to elsewhere.
+    let host = repository.hosts_for("push", |may| may.push)?.remove(0);
+    Ok(Arc::new(Pusher { repository: Arc::new(repository), host }))
+}
+
+#[derive(Clone)]
+struct Pusher {
+    repository: Arc<Repository>,
+    host: Host,
+}
+
+#[async_trait]
+impl Push for Pusher {
+    async fn push(&self, descriptor: &Descriptor) -> Result<Box<dyn Ingest>> {
+        let known = Error::already_exists(format!("content {} on remote", descriptor.digest));
+        if self.has(descriptor).await? {
+            return Err(known);
+        }
+        let Some(target) = self.target(descriptor).await? else { return Err(known) };
+        Ok(Box::new(Upload {
+            pusher: self.clone(),
+            descriptor: descriptor.clone(),
+            status: status(descriptor),
+            phase: phase(descriptor, target),
+        }))
+    }
+}
+
+fn status(descriptor: &Descriptor) -> Status {
+    let now = SystemTime::now();
+    Status {
+        reference: format!("upload-{}", descriptor.digest),
+        offset: 0,
+        total: descriptor.size,
+        expected: Some(descriptor.digest.clone()),
+        started_at: now,
+        updated_at: now,
+    }
+}
+
+fn is_manifest(descriptor: &Descriptor) -> bool {
+    let kind = descriptor.media_type.as_str();
+    media_types::is_manifest(kind) || media_types::is_index(kind)
+}
+
+fn phase(descriptor: &Descriptor, target: Target) -> Phase {
+    let limit = if is_manifest(descriptor) { MAX_MANIFEST } else { SMALL };
+    if descriptor.size <= limit {
+        return Phase::Holding { target, held: BytesMut::new() };
+    }
+    Phase::Ready { target }
+}
+
+impl Pusher {
+    /// Whether the registry has it already, and under the tag if it is to have one.
+    async fn has(&self, descriptor: &Descriptor) -> Result<bool> {
+        let (kind, object) = self.place(descriptor);
+        let mut ask = self.ask(Method::HEAD, self.path(&[kind, &object]));
+        let accept = format!("{}, */*", descriptor.media_type);
+        ask.headers.insert(header::ACCEPT, value(accept)?);
+        let answer = match self.shared().send(&ask).await {
+            Ok(answer) => answer,
+            // Who may not read may still be allowed to write.
+            Err(Failure::Denied(_)) => return Ok(false),
+            Err(failure) => return Err(failure.into()),
+        };
+        let by_digest = object == descriptor.digest.as_str();
+        let same = || answer.header(CONTENT_DIGEST) == Some(descriptor.digest.as_str());
+        match answer.status {
+            StatusCode::OK => Ok(by_digest || same()),
+            StatusCode::NOT_FOUND => Ok(false),
+            _ => Err(refusal::unexpected(answer).await),
+        }
+    }
+
+    /// Where it belongs: a manifest under its tag, unless the reference's digest is that of another
+    /// (containerd `core/remotes/docker/pusher.go`, `getManifestPath`).
+    fn place(&self, descriptor: &Descriptor) -> (&'static str, String) {
+        let digest = descriptor.digest.as_str();
+        if !is_manifest(descriptor) {
+            return ("blobs", digest.to_owned());
+        }
+        let reference = &self.repository.reference;
+        let another = reference.object().split_once('@').is_some_and(|(_, said)| said != digest);
+        let tag = reference.tag().filter(|_| !another);
+        ("manifests", tag.unwrap_or(digest).to_owned())
+    }
+
+    /// Where to put it; `None` when the registry took it from another repository.
+    async fn target(&self, descriptor: &Descriptor) -> Result<Option<Target>> {
+        if is_manifest(descriptor) {
+            let (kind, object) = self.place(descriptor);
+            return Ok(Some(self.path(&[kind, &object])));
+        }
+        let answer = if let Some(mounted) = self.mount(descriptor).await? {
+            mounted
+        } else {
+            let ask = self.ask(Method::POST, self.path(&["blobs", "uploads/"]));
+            let sent = self.shared().send(&ask).await;
+            sent.map_err(|failure| failure.or_denied(DENIED))?
+        };
+        match answer.status {
+            StatusCode::CREATED => Ok(None),
+            StatusCode::OK | StatusCode::ACCEPTED | StatusCode::NO_CONTENT => {
+                location(&answer, &descriptor.digest).map(Some)
+            }
+            _ => Err(refusal::unexpected(answer).await),
+        }
+    }
+
+    /// Asks the registry to take the blob from a repository that has it. It may be one that we may
+    /// not read: then nothing is said of it, and the blob is uploaded.
+    async fn mount(&self, descriptor: &Descriptor) -> Result<Option<Answer>> {
+        let reference = &self.repository.reference;
+        let Some(from) = source::mount_candidate(reference, &descriptor.annotations) else {
+            return Ok(None);
+        };
+        let path = self.repository.path(&self.host, &["blobs", "uploads/"]);
+        let (mount, name) = (encode(descriptor.digest.as_str()), encode(&from));
+        let target = Target::Path(format!("{path}?mount={mount}&from={name}"));
+        let mut ask = self.ask(Method::POST, target);
+        ask.scopes.push(format!("repository:{from}:pull"));
+        match self.shared().send(&ask).await {
+            Ok(answer) if answer.status == StatusCode::UNAUTHORIZED => Ok(None),
+            Ok(answer) => Ok(Some(answer)),
+            Err(Failure::Denied(_)) => Ok(None),
+            Err(failure) => Err(failure.into()),
+        }
+    }
+
+    fn path(&self, parts: &[&str]) -> Target {
+        Target::Path(self.repository.path(&self.host, parts))
+    }
+
+    fn ask(&self, method: Method, target: Target) -> Ask<'_> {
+        Ask {
+            host: &self.host,
+            method,
+            target,
+            headers: HeaderMap::new(),
+            scopes: vec![self.repository.scope("pull,push")],
+            body: Bytes::new(),
+            last: true,
+        }
+    }
+
+    fn put(&self, descriptor: &Descriptor, target: &Target) -> Result<Ask<'_>> {
+        let blob = "application/octet-stream";
+        let kind = if is_manifest(descriptor) { descriptor.media_type.as_str() } else { blob };
+        let mut ask = self.ask(Method::PUT, target.clone());
+        ask.headers.insert(header::CONTENT_TYPE, value(kind.to_owned())?);
+        Ok(ask)
+    }
+
+    fn shared(&self) -> &Arc<Shared> {
+        &self.repository.shared
+    }
+}
+
+fn value(text: String) -> Result<HeaderValue> {
+    HeaderValue::try_from(&text).map_err(|error| Error::caused(Kind::InvalidArgument, text, error))
+}
+
+/// Where an upload that was granted goes, and what it will have to be.
+fn location(answer: &Answer, digest: &Digest) -> Result<Target> {
+    let location = answer.header(header::LOCATION).unwrap_or_default();
+    if location.is_empty() {
+        let what = format!("{}: no location for the upload in the answer", answer.url());
+        return Err(Error::said(Kind::Unknown, what));
+    }
+    let uri = join(&answer.uri, location)?.to_string();
+    let sign = if uri.contains('?') { '&' } else { '?' };
+    Ok(Target::Url(format!("{uri}{sign}digest={}", encode(digest.as_str()))))
+}
+
+/// An upload under way.
+///
+/// ```text
+///  small: Holding --commit--> sent, and sent again if need be --> Over
+///  large: Ready --write--> Sending --commit--> Over
+///                             `-- broke --> Over --truncate(0)--> Ready
+/// ```
+struct Upload {
+    pusher: Pusher,
+    descriptor: Descriptor,
+    status: Status,
+    phase: Phase,
+}
+
+enum Phase {
+    Holding { target: Target, held: BytesMut },
+    Ready { target: Target },
+    Sending { pieces: mpsc::Sender<Bytes>, reply: Reply },
+    Over,
+}
+
+/// The task that carries a body to a registry. It ends with its owner.
+struct Reply(JoinHandle<Result<Answer, Failure>>);
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Reply {
+    /// What the registry says, unless it takes longer than `limit`.
+    async fn within(mut self, limit: Duration, digest: &Digest) -> Result<Answer> {
+        let what = || format!("upload of {digest}");
+        match timeout(limit, &mut self.0).await {
+            Err(_elapsed) => Err(Error::deadline(format!("{}: no reply within {limit:?}", what()))),
+            Ok(Err(join)) => Err(Error::caused(Kind::Internal, what(), join)),
+            Ok(Ok(sent)) => sent.map_err(|failure| failure.or_denied(DENIED)),
+        }
+    }
+}
+
+#[async_trait]
+impl Ingest for Upload {
+    fn status(&self) -> Status {
+        self.status.clone()
+    }
+
+    fn digest(&self) -> Option<Digest> {
+        None
+    }
+
+    /// # Cancel safety
+    ///
+    /// Not: a write that is dropped may have been sent.
+    async fn write(&mut self, data: Bytes) -> Result<()> {
+        let (length, total) = (data.len() as u64, self.status.total);
+        if length == 0 {
+            return Ok(());
+        }
+        if length > total - self.status.offset {
+            return Err(self.wrong_size(self.status.offset + length, total));
+        }
+        self.begin();
+        match &mut self.phase {
+            Phase::Holding { held, .. } => held.extend_from_slice(&data),
+            Phase::Sending { pieces, .. } => {
+                let idle = self.pusher.shared().transport.timeouts().idle;
+                let sent = timeout(idle, pieces.send(data)).await;
+                if !matches!(sent, Ok(Ok(()))) {
+                    return Err(self.broke(idle).await);
+                }
+            }
+            Phase::Ready { .. } | Phase::Over => return Err(self.over()),
+        }
+        self.status.offset += length;
+        self.status.updated_at = SystemTime::now();
+        Ok(())
+    }
+
+    /// Only back to the start: a registry forgets nothing that it was sent.
+    async fn truncate(&mut self, size: u64) -> Result<()> {
+        if size == self.status.offset && !matches!(self.phase, Phase::Over) {
+            return Ok(());
+        }
+        if size > 0 {
+            return Err(Error::unimplemented(format!("cannot truncate remote upload to {size}")));
+        }
+        self.phase = Phase::Over;
+        let target = self.pusher.target(&self.descriptor).await?;
+        let known =
+            || Error::already_exists(format!("content {} on remote", self.descriptor.digest));
+        self.phase = phase(&self.descriptor, target.ok_or_else(known)?);
+        self.status.offset = 0;
+        Ok(())
+    }
+
+    async fn commit(&mut self, expected: Expected, _labels: Labels) -> Result<Digest> {
+        let digest = self.descriptor.digest.clone();
+        for want in [Some(self.status.total), expected.size].into_iter().flatten() {
+            if self.status.offset != want {
+                return Err(self.wrong_size(self.status.offset, want));
+            }
+        }
+        if let Some(want) = expected.digest.filter(|want| *want != digest) {
+            return Err(mismatch(&digest, &want));
+        }
+        let commit = self.pusher.shared().transport.timeouts().commit;
+        let answer = match std::mem::replace(&mut self.phase, Phase::Over) {
+            Phase::Holding { target, held } => self.send(&target, held.freeze()).await?,
+            Phase::Ready { target } => self.send(&target, Bytes::new()).await?,
+            Phase::Sending { pieces, reply } => {
+                drop(pieces);
+                reply.within(commit, &digest).await?
+            }
+            Phase::Over => return Err(self.over()),
+        };
+        accepted(answer, &digest).await?;
+        Ok(digest)
+    }
+}
+
+impl Upload {
+    /// Begins to send, if what is to come is too much to hold.
+    fn begin(&mut self) {
+        let Phase::Ready { target } = &self.phase else { return };
+        let (pieces, from) = mpsc::channel(1);
+        let (pusher, descriptor) = (self.pusher.clone(), self.descriptor.clone());
+        let target = target.clone();
+        let reply = tokio::spawn(async move {
+            let body = Body::Pieces { from, left: descriptor.size };
+            pusher.shared().send_pieces(&pusher.put(&descriptor, &target)?, body).await
+        });
+        self.phase = Phase::Sending { pieces, reply: Reply(reply) };
+    }
+
+    /// Why the other side takes no more.
+    async fn broke(&mut self, idle: Duration) -> Error {
+        let digest = &self.descriptor.digest;
+        let phase = std::mem::replace(&mut self.phase, Phase::Over);
+        let Phase::Sending { pieces, reply } = phase else { return self.over() };
+        if !pieces.is_closed() {
+            return Error::deadline(format!("upload of {digest}: no byte taken within {idle:?}"));
+        }
+        match reply.within(idle, digest).await {
+            Err(error) => error,
+            Ok(answer) => refusal::unexpected(answer).await,
+        }
+    }
+
+    async fn send(&self, target: &Target, body: Bytes) -> Result<Answer> {
+        let ask = Ask { body, ..self.pusher.put(&self.descriptor, target)? };
+        let sent = self.pusher.shared().send(&ask).await;
+        sent.map_err(|failure| failure.or_denied(DENIED))
+    }
+
+    fn wrong_size(&self, size: u64, expected: u64) -> Error {
+        let what = format!(
+            "upload of {}: unexpected size {size}, expected {expected}",
+            self.descriptor.digest
+        );
+        Error::failed_precondition(what)
+    }
+
+    fn over(&self) -> Error {
+        Error::failed_precondition(format!("upload of {} is over", self.descriptor.digest))
+    }
+}
+
+/// Checks that the registry has taken what it was given. Registries answer with several statuses
+/// (containerd `core/remotes/docker/pusher.go`), and not all with a digest.
+async fn accepted(answer: Answer, digest: &Digest) -> Result<()> {
+    if !matches!(answer.status.as_u16(), 200 | 201 | 202 | 204) {
+        return Err(refusal::unexpected(answer).await);
+    }
+    match answer.header(CONTENT_DIGEST).map(str::parse::<Digest>) {
+        Some(Ok(said)) if said != *digest && said.algorithm() == digest.algorithm() => {
+            Err(mismatch(&said, digest))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn mismatch(got: &Digest, expected: &Digest) -> Error {
+    Error::failed_precondition(format!("got digest {got}, expected {expected}"))
+}

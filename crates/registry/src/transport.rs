@@ -1,0 +1,315 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One request and its answer: connections, redirects, deadlines. It knows nothing of registries.
+mod body;
+mod dial;
+mod tls;
+mod url;
+
+use std::{
+    collections::HashMap,
+    error, io,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use hyper_util::{
+    client::legacy,
+    rt::{TokioExecutor, TokioTimer},
+};
+use tokio::time::timeout;
+use types::{Context as _, Error, Kind, Result};
+
+pub(crate) use self::body::Body;
+pub(crate) use self::url::{encode, join, origin, shown};
+use crate::{Host, Scheme, Timeouts, Tls};
+
+/// As net/http in Go, which containerd uses.
+const MAX_REDIRECTS: usize = 10;
+
+type Client = legacy::Client<dial::Dial, Body>;
+
+/// The connections, kept for reuse per kind of trust.
+pub(crate) struct Transport {
+    timeouts: Timeouts,
+    clients: Mutex<HashMap<(Tls, Duration), Client>>,
+    /// Which of the hosts that may be spoken to either way speak plain text.
+    plain: Mutex<HashMap<String, bool>>,
+}
+
+/// A request, with what may follow a redirect to another host apart from what may not.
+#[derive(Clone)]
+pub(crate) struct Message {
+    pub(crate) method: Method,
+    pub(crate) uri: Uri,
+    /// Headers that any host may see.
+    pub(crate) open: HeaderMap,
+    /// Headers for the host in `uri` alone, such as credentials.
+    pub(crate) private: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+impl Transport {
+    pub(crate) fn new(timeouts: Timeouts) -> Self {
+        Self { timeouts, clients: Mutex::default(), plain: Mutex::default() }
+    }
+
+    pub(crate) fn timeouts(&self) -> &Timeouts {
+        &self.timeouts
+    }
+
+    /// The scheme and authority under which `host` is reached: `https://registry-1.docker.io`.
+    pub(crate) async fn base(&self, host: &Host) -> Result<String> {
+        let plain = match host.scheme {
+            Scheme::Http => true,
+            Scheme::Https => false,
+            Scheme::Either => self.speaks_plain_text(host).await?,
+        };
+        Ok(format!("{}://{}", if plain { "http" } else { "https" }, host.host))
+    }
+
+    /// Finds out by a request that says nothing. A host that does not answer is asked again.
+    async fn speaks_plain_text(&self, host: &Host) -> Result<bool> {
+        if let Some(known) = locked(&self.plain).get(&host.host) {
+            return Ok(*known);
+        }
+        let probe = Request::get(format!("https://{}{}/", host.host, host.path))
+            .body(Body::Whole(Bytes::new()))
+            .map_err(|error| Error::caused(Kind::InvalidArgument, host.host.clone(), error))?;
+        let limit = self.timeouts.reply;
+        let plain = match timeout(limit, self.client(host)?.request(probe)).await {
+            Ok(Ok(_)) => false,
+            Ok(Err(error)) if is_no_tls(&error) => true,
+            _ => return Ok(false),
+        };
+        locked(&self.plain).insert(host.host.clone(), plain);
+        Ok(plain)
+    }
+
+    /// Sends a request and follows redirects, leaving what is private behind when they lead away.
+    pub(crate) async fn exchange(&self, host: &Host, message: &Message) -> Result<Answer, Lost> {
+        let mut uri = message.uri.clone();
+        for _ in 0..=MAX_REDIRECTS {
+            let answer = self.once(host, message, uri).await?;
+            match answer.redirect() {
+                None => return Ok(answer),
+                Some(location) => uri = join(&answer.uri, location)?,
+            }
+        }
+        let what = format!("{}: stopped after {MAX_REDIRECTS} redirects", message.uri);
+        Err(Error::said(Kind::Unknown, what).into())
+    }
+
+    async fn once(&self, host: &Host, message: &Message, uri: Uri) -> Result<Answer, Lost> {
+        let limit = host.connect_timeout.unwrap_or(self.timeouts.connect) + self.timeouts.reply;
+        let request = request(message, &uri, Body::Whole(message.body.clone()));
+        let reply = timeout(limit, self.client(host)?.request(request)).await;
+        let Ok(reply) = reply else {
+            let late = Error::deadline(format!("no reply within {limit:?}"));
+            return Err(failed(&message.method, &uri, &late).into());
+        };
+        let reply = reply.map_err(|error| Lost::from_client(&message.method, &uri, &error))?;
+        Ok(self.answer(message, uri, reply))
+    }
+
+    /// Sends a request whose body comes in pieces. Whoever sends the pieces watches the clock.
+    pub(crate) async fn upload(
+        &self,
+        host: &Host,
+        message: &Message,
+        body: Body,
+    ) -> Result<Answer, Lost> {
+        let uri = message.uri.clone();
+        let reply = self.client(host)?.request(request(message, &uri, body)).await;
+        let reply = reply.map_err(|error| Lost::from_client(&message.method, &uri, &error))?;
+        Ok(self.answer(message, uri, reply))
+    }
+
+    fn answer(&self, message: &Message, uri: Uri, reply: Response<Incoming>) -> Answer {
+        let (parts, body) = reply.into_parts();
+        Answer {
+            method: message.method.clone(),
+            strayed: origin(&uri) != origin(&message.uri),
+            uri,
+            status: parts.status,
+            headers: parts.headers,
+            body,
+            idle: self.timeouts.idle,
+        }
+    }
+
+    fn client(&self, host: &Host) -> Result<Client> {
+        let limit = host.connect_timeout.unwrap_or(self.timeouts.connect);
+        let key = (host.tls.clone(), limit);
+        if let Some(client) = locked(&self.clients).get(&key) {
+            return Ok(client.clone());
+        }
+        let dial = dial::Dial::new(&host.tls, limit).context(|| host.host.clone())?;
+        // containerd `core/remotes/docker/registry.go`, DefaultHTTPTransport.
+        let client = legacy::Client::builder(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(Duration::from_secs(30))
+            .pool_max_idle_per_host(10)
+            .http2_adaptive_window(true)
+            .build(dial);
+        Ok(locked(&self.clients).entry(key).or_insert(client).clone())
+    }
+}
+
+pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn request(message: &Message, uri: &Uri, body: Body) -> Request<Body> {
+    let length = hyper::body::Body::size_hint(&body).exact().unwrap_or_default();
+    let mut request = Request::new(body);
+    *request.method_mut() = message.method.clone();
+    *request.uri_mut() = uri.clone();
+    request.headers_mut().extend(message.open.clone());
+    if origin(uri) == origin(&message.uri) {
+        request.headers_mut().extend(message.private.clone());
+    }
+    if matches!(message.method, Method::POST | Method::PUT | Method::PATCH) {
+        request.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    request
+}
+
+/// Why a request got no answer.
+#[derive(Debug)]
+pub(crate) struct Lost {
+    pub(crate) error: Error,
+    /// Whether there was a connection, so that the request may have arrived.
+    pub(crate) cut: bool,
+}
+
+impl Lost {
+    fn from_client(method: &Method, uri: &Uri, error: &legacy::Error) -> Self {
+        Self { error: failed(method, uri, error), cut: !error.is_connect() }
+    }
+}
+
+impl From<Error> for Lost {
+    fn from(error: Error) -> Self {
+        Self { error, cut: false }
+    }
+}
+
+impl From<Lost> for Error {
+    fn from(lost: Lost) -> Self {
+        lost.error
+    }
+}
+
+/// What came back. The body is still on its way.
+pub(crate) struct Answer {
+    pub(crate) method: Method,
+    /// Where it came from, after redirects.
+    pub(crate) uri: Uri,
+    /// Whether that is another place than was asked.
+    pub(crate) strayed: bool,
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    body: Incoming,
+    idle: Duration,
+}
+
+impl Answer {
+    /// Where it came from, as a person may see it.
+    pub(crate) fn url(&self) -> String {
+        shown(&self.uri, self.strayed)
+    }
+
+    /// A header, if it is there and is text.
+    pub(crate) fn header(&self, name: impl header::AsHeaderName) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    fn redirect(&self) -> Option<&str> {
+        let moved = matches!(self.status.as_u16(), 301 | 302 | 303 | 307 | 308);
+        let asking = matches!(self.method, Method::GET | Method::HEAD);
+        if moved && asking { self.header(header::LOCATION) } else { None }
+    }
+
+    /// The next piece of the body, as it left the socket; `None` at its end.
+    ///
+    /// Errors: `Unavailable` when it was cut, `DeadlineExceeded` when it dried up.
+    pub(crate) async fn piece(&mut self) -> Result<Option<Bytes>> {
+        loop {
+            let Ok(frame) = timeout(self.idle, self.body.frame()).await else {
+                let what = format!("{}: no byte within {:?}", self.url(), self.idle);
+                return Err(Error::deadline(what));
+            };
+            match frame {
+                None => return Ok(None),
+                Some(Err(error)) => return Err(failed(&self.method, &self.uri, &error)),
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) if !data.is_empty() => return Ok(Some(data)),
+                    _ => {}
+                },
+            }
+        }
+    }
+
+    /// The body up to `limit` bytes, and whether that was all of it.
+    pub(crate) async fn whole(&mut self, limit: usize) -> Result<(Bytes, bool)> {
+        let mut whole = BytesMut::new();
+        while let Some(piece) = self.piece().await? {
+            let room = limit - whole.len();
+            whole.extend_from_slice(&piece[..piece.len().min(room)]);
+            if piece.len() > room {
+                return Ok((whole.freeze(), false));
+            }
+        }
+        Ok((whole.freeze(), true))
+    }
+}
+
+/// The error of a request that got no answer, in the words of Go's net/http:
+/// `failed to do request: Head "https://...": ...`.
+fn failed(method: &Method, uri: &Uri, error: &(dyn error::Error + 'static)) -> Error {
+    let verb = match method.as_str() {
+        "GET" => "Get",
+        "HEAD" => "Head",
+        "POST" => "Post",
+        "PUT" => "Put",
+        other => other,
+    };
+    let (kind, why) = explain(error);
+    let url = shown(uri, true);
+    Error::said(kind, format!("failed to do request: {verb} \"{url}\": {why}"))
+}
+
+/// The kind and the text of what a connection died of: each link of the chain, none twice.
+fn explain(error: &(dyn error::Error + 'static)) -> (Kind, String) {
+    let mut links: Vec<String> = Vec::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let text = error.to_string();
+        if links.last().is_none_or(|last| !last.ends_with(&text)) {
+            links.push(text);
+        }
+        if let Some(ours) = error.downcast_ref::<Error>() {
+            return (ours.kind(), links.join(": "));
+        }
+        next = error.source();
+    }
+    (Kind::Unavailable, links.join(": "))
+}
+
+/// Whether a connection failed because the other side answered no TLS: Go goes by what the first
+/// bytes look like too (containerd `core/remotes/docker/resolver.go`, `isTLSError`).
+fn is_no_tls(error: &(dyn error::Error + 'static)) -> bool {
+    if let Some(error) = error.downcast_ref::<rustls::Error>() {
+        return matches!(error, rustls::Error::InvalidMessage(_));
+    }
+    // An I/O error hides what it holds from `source`.
+    if let Some(inner) = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+        return is_no_tls(inner);
+    }
+    error.source().is_some_and(is_no_tls)
+}
