@@ -5,7 +5,10 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{ArgAction, Parser};
 use containerd::{Config, Daemon, Warning, version_line};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::{
+    filter::{LevelFilter, Targets},
+    prelude::*,
+};
 use types::{Context, Error, Result};
 
 /// Where the config is unless it is said (containerd `defaults/defaults_unix.go`).
@@ -97,10 +100,16 @@ fn log(config: &Config) -> Result<()> {
         "error" | "fatal" | "panic" => LevelFilter::ERROR,
         other => return Err(Error::invalid(format!("unknown log level: {other}"))),
     };
-    let log = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr);
+    // What libraries say below this is about frames and packets.
+    let libraries = ["h2", "hyper", "hyper_util", "tonic", "tower", "rustls"];
+    let quiet = libraries.map(|name| (name, level.min(LevelFilter::INFO)));
+    let targets = Targets::new().with_default(level).with_targets(quiet);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     match config.format.as_str() {
-        "json" => log.json().init(),
-        _ => log.with_ansi(false).init(),
+        "json" => tracing_subscriber::registry().with(lines.json().with_filter(targets)).init(),
+        _ => {
+            tracing_subscriber::registry().with(lines.with_ansi(false).with_filter(targets)).init()
+        }
     }
     Ok(())
 }
