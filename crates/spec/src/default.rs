@@ -8,11 +8,13 @@ use crate::{
 const OCI_VERSION: &str = "1.2.1";
 /// What a container can do to the device nodes that it may use: read, write, make.
 pub(crate) const RWM: &str = "rwm";
-/// What containers must not see (containerd `pkg/oci/spec.go`). The last one keeps one container
-/// from watching another through the heat of the processor; see also [`Host::thermal_paths`].
+/// What containers must not see (containerd `pkg/oci/spec.go`). Some would let one container watch
+/// another: interrupts by their timing, powercap by the energy that is used; see also
+/// [`Host::thermal_paths`].
 const MASKED: [&str; 12] = [
     "/proc/acpi",
     "/proc/asound",
+    "/proc/interrupts",
     "/proc/kcore",
     "/proc/keys",
     "/proc/latency_stats",
@@ -22,7 +24,6 @@ const MASKED: [&str; 12] = [
     "/sys/firmware",
     "/sys/devices/virtual/powercap",
     "/proc/scsi",
-    "/proc/interrupts",
 ];
 /// What containers must not change.
 const READONLY: [&str; 5] =

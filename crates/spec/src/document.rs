@@ -23,10 +23,10 @@ pub struct Spec {
     /// The version of the specification that this follows.
     pub oci_version: String,
     /// What runs first.
-    #[serde(skip_serializing_if = "is_default")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "is_default")]
     pub process: Process,
     /// Its root filesystem.
-    #[serde(skip_serializing_if = "is_default")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "is_default")]
     pub root: Root,
     /// Its host name; empty for the host's.
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -38,7 +38,7 @@ pub struct Spec {
     #[serde(deserialize_with = "nullable", skip_serializing_if = "Map::is_empty")]
     pub annotations: Map<String, Value>,
     /// What only Linux has.
-    #[serde(skip_serializing_if = "is_default")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "is_default")]
     pub linux: Linux,
     /// Everything else.
     #[serde(flatten)]
@@ -53,6 +53,7 @@ pub struct Process {
     #[serde(skip_serializing_if = "is_false")]
     pub terminal: bool,
     /// Who it runs as.
+    #[serde(deserialize_with = "nullable")]
     pub user: User,
     /// The program and its arguments.
     #[serde(deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
@@ -476,7 +477,9 @@ mod tests {
 
     #[test]
     fn null_is_nothing() {
-        let spec = Spec::from_json(br#"{"mounts":null,"process":{"args":null}}"#).unwrap();
+        let spec =
+            Spec::from_json(br#"{"mounts":null,"linux":null,"process":{"args":null,"user":null}}"#)
+                .unwrap();
         assert_eq!(spec, Spec::default());
     }
 

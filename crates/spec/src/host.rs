@@ -41,7 +41,7 @@ impl Host {
         Ok(Self {
             hostname: name.nodename().to_string_lossy().into_owned(),
             capabilities: capability::names(effective(&status)),
-            thermal_paths: thermal_paths(Path::new("/sys/devices/system/cpu"))?,
+            thermal_paths: thermal_paths(Path::new("/sys/devices/system/cpu")),
             ..Self::default()
         })
     }
@@ -58,16 +58,16 @@ fn effective(status: &str) -> u64 {
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default()
 }
 
-fn thermal_paths(processors: &Path) -> Result<Vec<String>> {
-    let mut paths = Vec::new();
-    for entry in fs_err::read_dir(processors)? {
-        let path = entry?.path().join("thermal_throttle");
-        if path.exists() {
-            paths.push(path.to_string_lossy().into_owned());
-        }
-    }
-    paths.sort();
-    Ok(paths)
+/// In the order of the processors (containerd `pkg/oci/spec_linux.go`). Where there is no sysfs there
+/// is nothing to hide.
+fn thermal_paths(processors: &Path) -> Vec<String> {
+    let Ok(entries) = fs_err::read_dir(processors) else { return Vec::new() };
+    let number = |name: &str| name.strip_prefix("cpu")?.parse::<u32>().ok();
+    let names = entries.flatten().map(|entry| entry.file_name());
+    let mut numbers: Vec<_> = names.filter_map(|name| number(name.to_str()?)).collect();
+    numbers.sort_unstable();
+    let paths = numbers.iter().map(|it| processors.join(format!("cpu{it}/thermal_throttle")));
+    paths.filter(|path| path.exists()).map(|path| path.to_string_lossy().into_owned()).collect()
 }
 
 #[cfg(test)]
@@ -79,6 +79,18 @@ mod tests {
         let host = Host::read().unwrap();
         assert!(!host.hostname.is_empty());
         assert!(host.capabilities.contains(&"CAP_SYS_ADMIN".to_owned()));
+    }
+
+    #[test]
+    fn processors_that_tell_their_heat_come_in_their_order() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["cpu10/thermal_throttle", "cpu2/thermal_throttle", "cpu0", "cpufreq"] {
+            fs_err::create_dir_all(folder.path().join(name)).unwrap();
+        }
+        let paths = thermal_paths(folder.path());
+        let of = |name: &str| format!("{}/{name}/thermal_throttle", folder.path().display());
+        assert_eq!(paths, [of("cpu2"), of("cpu10")]);
+        assert!(thermal_paths(Path::new("/nonexistent")).is_empty());
     }
 
     #[test]

@@ -83,6 +83,8 @@ pub struct Options {
     pub seccomp: Seccomp,
     /// An AppArmor profile that is loaded.
     pub apparmor_profile: Option<String>,
+    /// An SELinux label for the process.
+    pub selinux_label: Option<String>,
     /// Further devices: see [`crate::devices`].
     pub devices: Vec<Device>,
     /// Bytes of memory.
@@ -227,6 +229,9 @@ impl Options {
         if let Some(profile) = &self.apparmor_profile {
             spec.process.apparmor_profile.clone_from(profile);
         }
+        if let Some(label) = &self.selinux_label {
+            spec.process.selinux_label.clone_from(label);
+        }
         if self.allow_new_privileges {
             spec.process.no_new_privileges = false;
         }
@@ -362,6 +367,7 @@ mod tests {
             hostname: Some("h".into()),
             rdt_class: Some("c".into()),
             apparmor_profile: Some("p".into()),
+            selinux_label: Some("s".into()),
             ..Options::default()
         });
         let spec = serde_json::to_value(spec.unwrap()).unwrap();
@@ -372,6 +378,7 @@ mod tests {
         assert_eq!(spec["hostname"], "h");
         assert_eq!(spec["linux"]["intelRdt"], json!({"closID": "c"}));
         assert_eq!(spec["process"]["apparmorProfile"], "p");
+        assert_eq!(spec["process"]["selinuxLabel"], "s");
     }
 
     #[test]

@@ -10,8 +10,9 @@ use types::{Context as _, Error, Kind, Result};
 
 use crate::User;
 
-/// The longest `/etc/passwd` or `/etc/group` that is read. They come from images.
-const MAX_FILE: u64 = 16 << 20;
+/// The longest `/etc/passwd` or `/etc/group` that is read, as in containerd (`pkg/oci/spec_opts.go`).
+/// They come from images.
+const MAX_FILE: u64 = 10 << 20;
 
 /// The users and groups that a root filesystem knows: its `/etc/passwd` and `/etc/group`. A file that
 /// does not exist is empty.
@@ -160,7 +161,10 @@ fn read_below(folder: &fs_err::File, name: &str) -> Result<String> {
         return Err(Error::invalid("not a regular file"));
     }
     let mut text = Vec::new();
-    file.take(MAX_FILE).read_to_end(&mut text)?;
+    file.take(MAX_FILE + 1).read_to_end(&mut text)?;
+    if text.len() as u64 > MAX_FILE {
+        return Err(Error::invalid(format!("exceeds {MAX_FILE} bytes")));
+    }
     Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
@@ -239,9 +243,21 @@ mod tests {
     }
 
     #[test]
-    fn a_fifo_in_place_of_a_file_blocks_nobody() {
+    fn only_files_of_a_sane_size_are_read() {
+        use rustix::fs::{CWD, FileType, mknodat};
+
         let root = tempfile::tempdir().unwrap();
-        fs_err::create_dir_all(root.path().join("etc/passwd")).unwrap();
-        assert!(Users::read(root.path()).is_err());
+        let passwd = root.path().join("etc/passwd");
+        fs_err::create_dir_all(&passwd).unwrap();
+        let why = |root: &Path| Users::read(root).unwrap_err().to_string();
+        assert!(why(root.path()).contains("not a regular file"), "a directory");
+
+        fs_err::remove_dir(&passwd).unwrap();
+        mknodat(CWD, &passwd, FileType::Fifo, Mode::RUSR, 0).unwrap();
+        assert!(why(root.path()).contains("not a regular file"), "a fifo, which blocks nobody");
+
+        fs_err::remove_file(&passwd).unwrap();
+        fs_err::File::create(&passwd).unwrap().set_len(MAX_FILE + 1).unwrap();
+        assert!(why(root.path()).contains("exceeds"), "{}", why(root.path()));
     }
 }
