@@ -7,10 +7,13 @@
 //! ```no_run
 //! use containerd::{Config, Daemon};
 //!
-//! # fn snapshotter() -> types::Result<std::sync::Arc<dyn snapshots::Snapshotter>> { todo!() }
+//! # use std::sync::Arc;
+//! # use snapshots::{Native, Snapshotter};
 //! # async fn run() -> types::Result<()> {
 //! Daemon::new(Config::default())
-//!     .with("io.containerd.snapshotter.v1", "mine", |_| snapshotter())
+//!     .with::<dyn Snapshotter>("io.containerd.snapshotter.v1", "mine", |part| {
+//!         Ok(Arc::new(Native::open(part.root())?))
+//!     })
 //!     .run(std::future::pending())
 //!     .await
 //! # }

@@ -237,16 +237,16 @@ mod tests {
         }
     }
 
-    fn word(text: impl Into<String>) -> Result<Arc<dyn Word>> {
-        Ok(Arc::new(text.into()))
+    fn word(text: impl Into<String>) -> Arc<dyn Word> {
+        Arc::new(text.into())
     }
 
     fn registry(config: Config) -> Registry {
         let mut registry = Registry::new(config);
-        registry.add::<dyn Word>("k.v1", "inner", |_| word("inner"));
+        registry.add::<dyn Word>("k.v1", "inner", |_| Ok(word("inner")));
         registry.add::<dyn Word>("k.v1", "outer", |part| {
             part.capabilities(["speak"]);
-            word(format!("outer({})", part.need::<dyn Word>("inner")?.say()))
+            Ok(word(format!("outer({})", part.need::<dyn Word>("inner")?.say())))
         });
         registry
     }

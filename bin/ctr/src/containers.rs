@@ -5,7 +5,7 @@ use records::{Container, Delete};
 use serde_json::{Value, json};
 use types::{Error, Filters, Result};
 
-use crate::{connection::Connection, labels, run, table::Table, units};
+use crate::{connection::Connection, labels, run, table::Table, units, output::say};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -107,9 +107,9 @@ async fn info(connection: &Connection, id: &str, spec_only: bool) -> Result<()> 
         .and_then(|spec| serde_json::from_slice(&spec.value).ok())
         .unwrap_or_default();
     if spec_only {
-        println!("{spec:#}");
+        say!("{spec:#}");
     } else {
-        println!("{:#}", json_of(&container, &spec));
+        say!("{:#}", json_of(&container, &spec));
     }
     Ok(())
 }
@@ -138,7 +138,7 @@ fn json_of(container: &Container, spec: &Value) -> Value {
 async fn list(connection: &Connection, quiet: bool, filters: &Filters) -> Result<()> {
     let containers = connection.client().await?.containers.list(filters).await?;
     if quiet {
-        containers.iter().for_each(|container| println!("{}", container.id));
+        containers.iter().for_each(|container| say!("{}", container.id));
         return Ok(());
     }
     let mut table = Table::new(["CONTAINER", "IMAGE", "RUNTIME"]);
@@ -155,6 +155,6 @@ async fn label(connection: &Connection, id: &str, pairs: &[String]) -> Result<()
     let labels = labels::parse(pairs);
     let mask = labels::mask(&labels);
     let container = Container { labels, ..containers.get(id).await? };
-    println!("{}", labels::cell(&containers.update(container, &mask).await?.labels));
+    say!("{}", labels::cell(&containers.update(container, &mask).await?.labels));
     Ok(())
 }

@@ -7,7 +7,7 @@ use futures_util::TryStreamExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use types::{Digest, Error, Filters, Labels, Result};
 
-use crate::{connection::Connection, images, labels, table::Table, units};
+use crate::{connection::Connection, images, labels, table::Table, units, output::say};
 
 /// How much is read or written at a time.
 const CHUNK: usize = 1 << 20;
@@ -96,7 +96,7 @@ async fn delete(store: &dyn Store, digests: &[Digest]) -> Result<()> {
     let mut outcome = Ok(());
     for digest in digests {
         match store.delete(digest).await {
-            Ok(()) => println!("{digest}"),
+            Ok(()) => say!("{digest}"),
             Err(error) => outcome = outcome.and(Err(error)),
         }
     }
@@ -139,7 +139,7 @@ async fn label(store: &dyn Store, digest: Digest, pairs: &[String]) -> Result<()
     let labels = labels::parse(pairs);
     let mask = labels::mask(&labels);
     let info = Info { labels, ..store.info(&digest).await? };
-    println!("{}", labels::cell(&store.update(info, &mask).await?.labels));
+    say!("{}", labels::cell(&store.update(info, &mask).await?.labels));
     Ok(())
 }
 
@@ -147,7 +147,7 @@ async fn list(store: &dyn Store, quiet: bool, filters: Filters) -> Result<()> {
     let mut blobs: Vec<Info> = store.walk(filters).try_collect().await?;
     blobs.sort_by(|a, b| a.digest.cmp(&b.digest));
     if quiet {
-        blobs.iter().for_each(|info| println!("{}", info.digest));
+        blobs.iter().for_each(|info| say!("{}", info.digest));
         return Ok(());
     }
     let mut table = Table::new(["DIGEST", "SIZE", "AGE", "LABELS"]);

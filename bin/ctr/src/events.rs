@@ -3,10 +3,15 @@
 use ::events::Envelope;
 use api::containerd::{events as pb, services::images::v1 as images};
 use clap::Args;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use types::{Any, Filters, Result};
 
-use crate::{connection::Connection, units};
+use crate::{
+    connection::Connection,
+    json::{Field, messages, object},
+    output::say,
+    units,
+};
 
 /// Print events as they happen.
 #[derive(Debug, Args)]
@@ -20,7 +25,7 @@ impl Command {
         let bus = connection.client().await?.events;
         let mut events = bus.subscribe(Filters::parse(self.filters)?).await?;
         while let Some(event) = events.next().await {
-            println!("{}", line(&*event?));
+            say!("{}", line(&*event?));
         }
         Ok(())
     }
@@ -32,79 +37,15 @@ fn line(envelope: &Envelope) -> String {
     format!("{} {namespace} {topic} {}", units::time(*timestamp), describe(event))
 }
 
-/// A field of an event as JSON; what is empty is left out, as Go does.
-trait Field {
-    fn value(&self) -> Value;
+messages! {
+    pb::container_create::Runtime { name }
+    pb::TaskIo { stdin, stdout, stderr, terminal }
 }
 
-impl Field for String {
+impl Field for api::containerd::types::Mount {
     fn value(&self) -> Value {
-        if self.is_empty() { Value::Null } else { json!(self) }
+        json!({ "type": self.r#type, "source": self.source, "options": self.options })
     }
-}
-
-impl Field for u32 {
-    fn value(&self) -> Value {
-        if *self == 0 { Value::Null } else { json!(self) }
-    }
-}
-
-impl Field for i64 {
-    fn value(&self) -> Value {
-        if *self == 0 { Value::Null } else { json!(self) }
-    }
-}
-
-impl Field for bool {
-    fn value(&self) -> Value {
-        if *self { json!(true) } else { Value::Null }
-    }
-}
-
-impl Field for types::Labels {
-    fn value(&self) -> Value {
-        if self.is_empty() { Value::Null } else { json!(self) }
-    }
-}
-
-impl Field for Option<prost_types::Timestamp> {
-    fn value(&self) -> Value {
-        let time = self.and_then(|time| std::time::SystemTime::try_from(time).ok());
-        time.map_or(Value::Null, |time| json!(units::time(time)))
-    }
-}
-
-impl Field for Option<pb::container_create::Runtime> {
-    fn value(&self) -> Value {
-        self.as_ref().map_or(Value::Null, |runtime| json!({ "name": runtime.name }))
-    }
-}
-
-impl Field for Option<pb::TaskIo> {
-    fn value(&self) -> Value {
-        self.as_ref().map_or(Value::Null, |io| {
-            object([
-                ("stdin", io.stdin.value()),
-                ("stdout", io.stdout.value()),
-                ("stderr", io.stderr.value()),
-                ("terminal", io.terminal.value()),
-            ])
-        })
-    }
-}
-
-impl Field for Vec<api::containerd::types::Mount> {
-    fn value(&self) -> Value {
-        let mount = |it: &api::containerd::types::Mount| {
-            json!({ "type": it.r#type, "source": it.source, "options": it.options })
-        };
-        if self.is_empty() { Value::Null } else { self.iter().map(mount).collect() }
-    }
-}
-
-fn object<const N: usize>(fields: [(&str, Value); N]) -> Value {
-    let said = fields.into_iter().filter(|(_, value)| !value.is_null());
-    Value::Object(said.map(|(name, value)| (name.to_owned(), value)).collect::<Map<_, _>>())
 }
 
 macro_rules! events {

@@ -2,7 +2,7 @@
 //! `ctr info`.
 use types::Result;
 
-use crate::connection::Connection;
+use crate::{connection::Connection, output::say};
 
 pub(crate) async fn run(connection: &Connection) -> Result<()> {
     let identity = services::introspection::identity(connection.peer().await?).await?;
@@ -13,6 +13,6 @@ pub(crate) async fn run(connection: &Connection) -> Result<()> {
             "pidns": identity.pidns,
         }
     });
-    println!("{info:#}");
+    say!("{info:#}");
     Ok(())
 }

@@ -2,11 +2,12 @@
 //! Labels on the command line: `key=value`, where an empty value takes the label away.
 use types::{FieldMask, Labels};
 
-/// Reads `key=value` pairs. A key alone has an empty value.
+/// Reads `key=value` pairs. A key alone is `true`
+/// (containerd `cmd/ctr/commands/commands.go`, `LabelArgs`).
 pub(crate) fn parse(pairs: &[String]) -> Labels {
     let split = |pair: &String| match pair.split_once('=') {
         Some((key, value)) => (key.to_owned(), value.to_owned()),
-        None => (pair.clone(), String::new()),
+        None => (pair.clone(), "true".to_owned()),
     };
     pairs.iter().map(split).collect()
 }
@@ -31,9 +32,9 @@ mod tests {
 
     #[test]
     fn labels_are_read_and_shown_as_pairs() {
-        let labels = parse(&["b=2=3".into(), "a".into()]);
-        assert_eq!(cell(&labels), "a=,b=2=3");
+        let labels = parse(&["b=2=3".into(), "a".into(), "c=".into()]);
+        assert_eq!(cell(&labels), "a=true,b=2=3,c=");
         assert_eq!(cell(&Labels::new()), "-");
-        assert_eq!(mask(&labels).paths(), ["labels.a", "labels.b"]);
+        assert_eq!(mask(&labels).paths(), ["labels.a", "labels.b", "labels.c"]);
     }
 }

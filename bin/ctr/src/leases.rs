@@ -6,7 +6,7 @@ use clap::Subcommand;
 use records::{Delete, Lease};
 use types::{Filters, Result, labels::GC_EXPIRE};
 
-use crate::{connection::Connection, labels, table::Table, units};
+use crate::{connection::Connection, labels, table::Table, units, output::say};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -51,12 +51,12 @@ impl Command {
             }
             Self::Create { id, expires, labels } => {
                 let lease = new_lease(id, expires, &labels);
-                println!("{}", leases.create(lease).await?.id);
+                say!("{}", leases.create(lease).await?.id);
             }
             Self::Delete { sync, ids } => {
                 for id in ids {
                     leases.delete(&id, Delete { sync, target: None }).await?;
-                    println!("{id}");
+                    say!("{id}");
                 }
             }
         }
@@ -77,7 +77,7 @@ fn new_lease(id: Option<String>, expires: Duration, labels: &[String]) -> Lease 
 
 fn print(leases: &[Lease], quiet: bool) {
     if quiet {
-        return leases.iter().for_each(|lease| println!("{}", lease.id));
+        return leases.iter().for_each(|lease| say!("{}", lease.id));
     }
     let mut table = Table::new(["ID", "CREATED AT", "LABELS"]);
     for lease in leases {

@@ -4,7 +4,7 @@ use clap::Subcommand;
 use records::{Delete, Namespace};
 use types::{Error, Filters, Result};
 
-use crate::{connection::Connection, labels, table::Table};
+use crate::{connection::Connection, labels, table::Table, output::say};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -61,7 +61,7 @@ impl Command {
             Self::Remove { names, cgroup: false } => {
                 for name in names {
                     namespaces.delete(&name, Delete::default()).await?;
-                    println!("{name}");
+                    say!("{name}");
                 }
             }
             Self::Label { name, labels } => {
@@ -76,7 +76,7 @@ impl Command {
 
 fn print(namespaces: &[Namespace], quiet: bool) {
     if quiet {
-        return namespaces.iter().for_each(|namespace| println!("{}", namespace.name));
+        return namespaces.iter().for_each(|namespace| say!("{}", namespace.name));
     }
     let mut table = Table::new(["NAME", "LABELS"]);
     for Namespace { name, labels } in namespaces {

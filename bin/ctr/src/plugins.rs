@@ -4,7 +4,7 @@ use clap::Subcommand;
 use services::introspection::{self, Plugin};
 use types::{Filters, Kind, Platform, Result};
 
-use crate::{connection::Connection, table::Table};
+use crate::{connection::Connection, table::Table, output::say};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -28,7 +28,7 @@ impl Command {
         let filters = Filters::parse(filters)?;
         let plugins = introspection::plugins(connection.peer().await?, &filters).await?;
         match (quiet, detailed) {
-            (true, _) => plugins.iter().for_each(|plugin| println!("{}", plugin.id)),
+            (true, _) => plugins.iter().for_each(|plugin| say!("{}", plugin.id)),
             (_, true) => plugins.iter().for_each(print_all),
             _ => print_table(&plugins),
         }
@@ -47,21 +47,21 @@ fn print_table(plugins: &[Plugin]) {
 }
 
 fn print_all(plugin: &Plugin) {
-    println!("Type:          {}", plugin.kind);
-    println!("ID:            {}", plugin.id);
+    say!("Type:          {}", plugin.kind);
+    say!("ID:            {}", plugin.id);
     if !plugin.platforms.is_empty() {
-        println!("Platforms:     {}", platforms(&plugin.platforms));
+        say!("Platforms:     {}", platforms(&plugin.platforms));
     }
     for (key, value) in &plugin.exports {
-        println!("Exports:       {key}: {value}");
+        say!("Exports:       {key}: {value}");
     }
     if !plugin.capabilities.is_empty() {
-        println!("Capabilities:  {}", plugin.capabilities.join(","));
+        say!("Capabilities:  {}", plugin.capabilities.join(","));
     }
     if let Some((kind, message)) = &plugin.fault {
-        println!("Error:         {kind:?}: {message}");
+        say!("Error:         {kind:?}: {message}");
     }
-    println!();
+    say!();
 }
 
 fn platforms(platforms: &[Platform]) -> String {

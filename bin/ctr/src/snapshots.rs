@@ -8,17 +8,24 @@ use futures_util::TryStreamExt;
 use mount::Mount;
 use types::{FieldMask, Filters, Labels, Result};
 
-use crate::{connection::Connection, labels, table::Table, units};
+use crate::{connection::Connection, labels, table::Table, units, output::say};
 
 /// The snapshotter where nothing else was said (containerd `defaults/defaults_unix.go`).
-pub(crate) const DEFAULT: &str = "overlayfs";
+const DEFAULT: &str = "overlayfs";
 
 /// Which snapshotter.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Chosen {
     /// Snapshotter to use
     #[arg(long, value_name = "NAME", default_value = DEFAULT, env = "CONTAINERD_SNAPSHOTTER")]
-    pub(crate) snapshotter: String,
+    snapshotter: String,
+}
+
+impl Chosen {
+    /// Its name. An empty one, as the variable may be, stands for the default.
+    pub(crate) fn name(&self) -> &str {
+        if self.snapshotter.is_empty() { DEFAULT } else { &self.snapshotter }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -105,7 +112,7 @@ pub(crate) struct Command {
 impl Command {
     pub(crate) async fn run(self, connection: &Connection) -> Result<()> {
         let find = connection.client().await?.snapshotters;
-        self.action.run(find(&self.chosen.snapshotter)?).await
+        self.action.run(find(self.chosen.name())?).await
     }
 }
 
@@ -117,7 +124,7 @@ impl Action {
             }
             Self::Delete { keys } => delete(&*snapshotter, &keys).await,
             Self::Info { key } => {
-                println!("{:#}", json(&snapshotter.stat(&key).await?));
+                say!("{:#}", json(&snapshotter.stat(&key).await?));
                 Ok(())
             }
             Self::Label { key, labels } => label(&*snapshotter, key, &labels).await,
@@ -163,7 +170,7 @@ async fn label(snapshotter: &dyn Snapshotter, key: String, pairs: &[String]) -> 
     let labels = labels::parse(pairs);
     let mask: FieldMask = labels::mask(&labels);
     let info = Info { labels, ..snapshotter.stat(&key).await? };
-    println!("{}", labels::cell(&snapshotter.update(info, &mask).await?.labels));
+    say!("{}", labels::cell(&snapshotter.update(info, &mask).await?.labels));
     Ok(())
 }
 
@@ -181,7 +188,7 @@ async fn tree(snapshotter: &dyn Snapshotter) -> Result<()> {
     for info in all(snapshotter).await? {
         children.entry(info.parent).or_default().push(info.name);
     }
-    print!("{}", branches(&children, None, 0));
+    output::text(&branches(&children, None, 0));
     Ok(())
 }
 
@@ -220,7 +227,7 @@ async fn usage(snapshotter: &dyn Snapshotter, in_bytes: bool, keys: Vec<String>)
 /// The commands that mount a snapshot at `target`.
 fn print_mounts(target: &str, mounts: &[Mount]) {
     for Mount { kind, source, options, .. } in mounts {
-        println!("mount -t {kind} {source} {target} -o {}", options.join(","));
+        say!("mount -t {kind} {source} {target} -o {}", options.join(","));
     }
 }
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Tables: columns as wide as their widest cell.
 
+use crate::output;
+
 /// Rows under a heading.
 #[derive(Debug)]
 pub(crate) struct Table {
@@ -20,7 +22,7 @@ impl Table {
 
     /// Prints the table. The last column is not padded.
     pub(crate) fn print(&self) {
-        print!("{}", self.text());
+        output::text(&self.text());
     }
 
     fn text(&self) -> String {

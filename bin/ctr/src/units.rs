@@ -2,7 +2,7 @@
 //! Sizes and times, as people read and write them.
 use std::time::{Duration, SystemTime};
 
-/// A size in binary units: `4.2 MiB`.
+/// A size in binary units: `4.2 MiB` (containerd `pkg/progress/humaans.go`).
 pub(crate) fn bytes(size: u64) -> String {
     const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
     let mut value = size as f64;
@@ -11,7 +11,7 @@ pub(crate) fn bytes(size: u64) -> String {
         value /= 1024.0;
         unit += 1;
     }
-    if unit == 0 { format!("{size} B") } else { format!("{value:.1} {}", UNITS[unit]) }
+    format!("{value:.1} {}", UNITS[unit])
 }
 
 /// How long ago a time was, in its largest unit: `3 minutes`.
@@ -50,8 +50,8 @@ mod tests {
 
     #[test]
     fn sizes_are_in_binary_units() {
-        assert_eq!(bytes(0), "0 B");
-        assert_eq!(bytes(1023), "1023 B");
+        assert_eq!(bytes(0), "0.0 B");
+        assert_eq!(bytes(1023), "1023.0 B");
         assert_eq!(bytes(1536), "1.5 KiB");
         assert_eq!(bytes(5 << 30), "5.0 GiB");
     }

@@ -188,6 +188,7 @@ impl<'a> Parser<'a> {
     }
 
     fn field(&mut self) -> Result<String, Fault> {
+        self.skip_space();
         if let Some(quote @ ('"' | '/' | '|')) = self.peek() {
             return self.quoted(quote, false);
         }
@@ -199,6 +200,7 @@ impl<'a> Parser<'a> {
     }
 
     fn test(&mut self) -> Result<Test, Fault> {
+        self.skip_space();
         let operator = self.text.get(self.at..self.at + 2).unwrap_or_default();
         if !matches!(operator, "==" | "!=" | "~=") {
             return Err(self.fault(r#"expected an operator ("=="|"!="|"~=")"#));
@@ -214,6 +216,7 @@ impl<'a> Parser<'a> {
     }
 
     fn value(&mut self, is_pattern: bool) -> Result<String, Fault> {
+        self.skip_space();
         if let Some(quote @ ('"' | '/' | '|')) = self.peek() {
             return self.quoted(quote, is_pattern);
         }
@@ -279,6 +282,11 @@ impl<'a> Parser<'a> {
         &rest[..end]
     }
 
+    /// Compat: space before a token is passed over (containerd `pkg/filters/scanner.go`).
+    fn skip_space(&mut self) {
+        self.take_while(char::is_whitespace);
+    }
+
     fn peek(&self) -> Option<char> {
         self.text[self.at..].chars().next()
     }
@@ -336,6 +344,7 @@ mod tests {
         check("labels.empty==\"\"", true);
         check("nothing==x", false);
         check("labels.none~=.*", true);
+        check(r#"name == redis, labels.env == "prod""#, true);
     }
 
     #[test]

@@ -186,6 +186,8 @@ struct Writing {
     answers: Streaming<pb::WriteContentResponse>,
     status: Status,
     digest: Option<Digest>,
+    /// Whether the ingest was committed, or failed to be.
+    is_closed: bool,
 }
 
 impl Writing {
@@ -212,7 +214,7 @@ impl Writing {
             started_at: std::time::UNIX_EPOCH,
             updated_at: std::time::UNIX_EPOCH,
         };
-        let mut writing = Self { requests, answers, status, digest: None };
+        let mut writing = Self { requests, answers, status, digest: None, is_closed: false };
         writing.receive().await?;
         Ok(writing)
     }
@@ -227,6 +229,10 @@ impl Writing {
     }
 
     async fn exchange(&mut self, request: pb::WriteContentRequest) -> Result<()> {
+        if self.is_closed {
+            let message = format!("writer of ref {:?} is closed", self.status.reference);
+            return Err(Error::failed_precondition(message));
+        }
         if self.requests.send(request).await.is_err() {
             // The stream has ended: what it ended with is the reason.
             return self.receive().await.and(Err(closed()));
@@ -284,7 +290,9 @@ impl Ingest for Writing {
             labels,
             ..Default::default()
         };
-        self.exchange(request).await?;
+        let committed = self.exchange(request).await;
+        self.is_closed = true;
+        committed?;
         self.digest.clone().ok_or_else(|| Error::internal("commit was answered without a digest"))
     }
 }

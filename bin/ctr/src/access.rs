@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+//! How a registry is reached, as it is said on the command line.
+use std::{
+    io::{BufRead as _, Write as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use clap::Args;
+use registry::{Credential, Identity, Options, Registry, Tls, standard};
+use rustix::termios::{LocalModes, OptionalActions, isatty, tcgetattr, tcsetattr};
+use types::{Context as _, Error, Result};
+
+/// How to reach the registry.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Registry")]
+pub(crate) struct Access {
+    /// Do not verify the registry's certificate
+    #[arg(long, short = 'k')]
+    skip_verify: bool,
+    /// Speak plain HTTP
+    #[arg(long)]
+    plain_http: bool,
+    /// Who we are; the password is asked for where it is not given
+    #[arg(long, short, value_name = "NAME[:PASSWORD]")]
+    user: Option<String>,
+    /// A refresh token for the registry's authorization server
+    #[arg(long, value_name = "TOKEN", conflicts_with = "user")]
+    refresh: Option<String>,
+    /// An authority to trust, in PEM
+    #[arg(long, value_name = "FILE")]
+    tlscacert: Option<PathBuf>,
+    /// Our certificate, in PEM
+    #[arg(long, value_name = "FILE", requires = "tlskey")]
+    tlscert: Option<PathBuf>,
+    /// The key of our certificate, in PEM
+    #[arg(long, value_name = "FILE", requires = "tlscert")]
+    tlskey: Option<PathBuf>,
+}
+
+impl Access {
+    /// A client of the registry.
+    pub(crate) fn registry(&self) -> Result<Registry> {
+        let hosts = standard(self.plain_http, self.tls()?);
+        let credential = self.credential()?;
+        let credentials = Arc::new(move |_: &str| credential.clone());
+        Ok(Registry::new(Options { hosts, credentials, ..Options::default() }))
+    }
+
+    fn tls(&self) -> Result<Tls> {
+        let authorities = self.tlscacert.iter().map(|path| read(path)).collect::<Result<_>>()?;
+        let identity = match (&self.tlscert, &self.tlskey) {
+            (Some(certificate), Some(key)) => {
+                Some(Identity { certificate: read(certificate)?, key: read(key)? })
+            }
+            _ => None,
+        };
+        Ok(Tls { skip_verify: self.skip_verify, authorities, identity })
+    }
+
+    fn credential(&self) -> Result<Option<Credential>> {
+        let Some(user) = &self.user else {
+            return Ok(self.refresh.clone().map(Credential::identity_token));
+        };
+        let (name, password) = match user.split_once(':') {
+            Some((name, password)) => (name, password.to_owned()),
+            None => (user.as_str(), ask("Password: ").context(|| "read the password")?),
+        };
+        Ok(Some(Credential::new(name, password)))
+    }
+}
+
+fn read(path: &Path) -> Result<Bytes> {
+    Ok(fs_err::read(path)?.into())
+}
+
+/// Reads a line that is not shown, from the terminal if there is one.
+fn ask(question: &str) -> Result<String> {
+    let input = rustix::stdio::stdin();
+    let shown = if isatty(input) { Some(tcgetattr(input).map_err(std::io::Error::from)?) } else { None };
+    if let Some(shown) = &shown {
+        let mut hidden = shown.clone();
+        hidden.local_modes.remove(LocalModes::ECHO);
+        tcsetattr(input, OptionalActions::Now, &hidden).map_err(std::io::Error::from)?;
+        eprint!("{question}");
+        std::io::stderr().flush()?;
+    }
+    let mut line = String::new();
+    let outcome = std::io::stdin().lock().read_line(&mut line);
+    if let Some(shown) = &shown {
+        tcsetattr(input, OptionalActions::Now, shown).map_err(std::io::Error::from)?;
+        eprintln!();
+    }
+    match outcome? {
+        0 => Err(Error::invalid("nothing was entered")),
+        _ => Ok(line.trim_end_matches(['\r', '\n']).to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn credential(access: &Access) -> Option<Credential> {
+        access.credential().unwrap()
+    }
+
+    #[test]
+    fn a_password_may_have_colons_and_a_token_has_no_name() {
+        let access = Access { user: Some("alice:a:b".into()), ..Access::default() };
+        assert_eq!(credential(&access), Some(Credential::new("alice", "a:b")));
+        let access = Access { refresh: Some("t".into()), ..Access::default() };
+        assert_eq!(credential(&access), Some(Credential::identity_token("t")));
+        assert_eq!(credential(&Access::default()), None);
+    }
+
+    #[test]
+    fn a_certificate_that_does_not_exist_is_named() {
+        let access = Access { tlscacert: Some("/nowhere/ca.pem".into()), ..Access::default() };
+        let error = access.registry().err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(error.contains("/nowhere/ca.pem"), "{error}");
+    }
+}

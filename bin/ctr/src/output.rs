@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The standard output. Whoever reads it may go away at any time, as `head` does, and that is no
+//! failure of ours.
+use std::{
+    fmt,
+    io::{self, Write},
+    process,
+};
+
+/// What a shell tells of a program that a broken pipe ended: 128 and the number of `SIGPIPE`.
+const BROKEN_PIPE: i32 = 141;
+
+/// Prints a line, at once: a pipe sees it as soon as it is said.
+macro_rules! say {
+    () => { $crate::output::line(format_args!("")) };
+    ($($arg:tt)*) => { $crate::output::line(format_args!($($arg)*)) };
+}
+pub(crate) use say;
+
+/// Prints a line.
+pub(crate) fn line(text: fmt::Arguments<'_>) {
+    let mut output = io::stdout().lock();
+    finish(writeln!(output, "{text}"));
+}
+
+/// Prints text as it is.
+pub(crate) fn text(text: &str) {
+    let mut output = io::stdout().lock();
+    finish(output.write_all(text.as_bytes()).and_then(|()| output.flush()));
+}
+
+/// Ends the program when nobody listens any more. Anything else that can go wrong with a standard
+/// output, such as a full disk, is told where it can be.
+fn finish(written: io::Result<()>) {
+    match written {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => process::exit(BROKEN_PIPE),
+        Err(error) => {
+            eprintln!("ctr: standard output: {error}");
+            process::exit(1);
+        }
+    }
+}

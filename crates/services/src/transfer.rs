@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The transfer service (`containerd.services.transfer.v1`): images moved by the daemon itself.
+//!
+//! ```text
+//! OCIRegistry --> ImageStore    pull, with unpack
+//! ImageStore  --> OCIRegistry   push
+//! ImageStore  --> ImageStore    tag
+//! ```
+//!
+//! What a client has to hear or to say meanwhile goes over streams that it has opened before:
+//! progress, and who it is to a registry.
+mod client;
+mod progress;
+mod source;
+
+use std::{sync::Arc, time::SystemTime};
+
+use ::client::{Client, Progress, Pull, Push, Silent, Unpack};
+use ::records::Image;
+use api::containerd::{
+    services::transfer::v1 as pb,
+    types::transfer::{ImageStore, OciRegistry},
+};
+use pb::transfer_server::{Transfer, TransferServer};
+use prost::Name;
+use tonic::{Request, Response};
+use types::{Context, Error, Platform, Result, Scope};
+
+pub use client::{Fetched, fetch};
+
+use crate::call::{Limits, Reply, detached, limited, open, status};
+use crate::convert::{FromWire, present};
+use crate::streaming::Streams;
+use progress::Reporter;
+use source::Source;
+
+/// The snapshotter where none is named (containerd `defaults/defaults_unix.go`).
+const SNAPSHOTTER: &str = "overlayfs";
+
+/// Serves transfers between what `find` finds for a scope and the world.
+pub fn serve<F>(find: F, streams: Streams, limits: Limits) -> TransferServer<Server<F>>
+where
+    F: Fn(&Scope) -> Result<Client> + Send + Sync + 'static,
+{
+    limited!(TransferServer::new(Server { find, streams }), limits)
+}
+
+/// Puts transfers on the wire.
+#[derive(Debug)]
+pub struct Server<F> {
+    find: F,
+    streams: Streams,
+}
+
+#[tonic::async_trait]
+impl<F> Transfer for Server<F>
+where
+    F: Fn(&Scope) -> Result<Client> + Send + Sync + 'static,
+{
+    async fn transfer(&self, request: Request<pb::TransferRequest>) -> Reply<()> {
+        let (scope, request) = open(request)?;
+        let client = (self.find)(&scope).map_err(status)?;
+        let plan = Plan::read(&request).map_err(status)?;
+        let options = request.options.unwrap_or_default();
+        let reporter = match options.progress_stream.as_str() {
+            "" => None,
+            id => Some(Reporter::new(self.streams.take(scope.namespace(), id).map_err(status)?)),
+        };
+        let progress: Arc<dyn Progress> = match &reporter {
+            Some(reporter) => Arc::new(reporter.clone()),
+            None => Arc::new(Silent),
+        };
+        let source = plan.source(&scope, &self.streams).map_err(status)?;
+        let done = detached(async move {
+            let outcome = plan.run(&client, source, progress).await;
+            if let Some(reporter) = reporter {
+                reporter.finish().await;
+            }
+            outcome
+        });
+        done.await.map(Response::new)
+    }
+}
+
+/// What is moved where.
+enum Plan {
+    Pull { from: OciRegistry, to: ImageStore },
+    Push { from: ImageStore, to: OciRegistry },
+    Tag { from: ImageStore, to: ImageStore },
+}
+
+impl Plan {
+    fn read(request: &pb::TransferRequest) -> Result<Self> {
+        let source = present(request.source.as_ref(), "source")?;
+        let destination = present(request.destination.as_ref(), "destination")?;
+        let kind = |any: &prost_types::Any| any.type_url.rsplit('/').next().map(str::to_owned);
+        let (registry, store) = (Some(OciRegistry::full_name()), Some(ImageStore::full_name()));
+        match (kind(source), kind(destination)) {
+            (from, to) if from == registry && to == store => {
+                Ok(Self::Pull { from: unpack(source)?, to: unpack(destination)? })
+            }
+            (from, to) if from == store && to == registry => {
+                Ok(Self::Push { from: unpack(source)?, to: unpack(destination)? })
+            }
+            (from, to) if from == store && to == store => {
+                Ok(Self::Tag { from: unpack(source)?, to: unpack(destination)? })
+            }
+            _ => Err(Error::unimplemented(format!(
+                "method Transfer not implemented for {} to {}",
+                source.type_url, destination.type_url
+            ))),
+        }
+    }
+
+    /// The registry that takes part, if one does.
+    fn source(&self, scope: &Scope, streams: &Streams) -> Result<Option<Source>> {
+        match self {
+            Self::Pull { from: registry, .. } | Self::Push { to: registry, .. } => {
+                Source::new(registry, scope, streams).map(Some)
+            }
+            Self::Tag { .. } => Ok(None),
+        }
+    }
+
+    async fn run(
+        self,
+        client: &Client,
+        source: Option<Source>,
+        progress: Arc<dyn Progress>,
+    ) -> Result<()> {
+        match (self, source) {
+            (Self::Pull { to, .. }, Some(source)) => pull(client, source, to, progress).await,
+            (Self::Push { from, .. }, Some(source)) => push(client, source, from, progress).await,
+            (Self::Tag { from, to }, _) => tag(client, &from, to).await,
+            _ => Err(Error::internal("a transfer without its registry")),
+        }
+    }
+}
+
+fn unpack<M: prost::Message + Name + Default>(any: &prost_types::Any) -> Result<M> {
+    match api::unpack(any) {
+        Some(Ok(message)) => Ok(message),
+        _ => Err(Error::invalid(format!("malformed {}", any.type_url))),
+    }
+}
+
+async fn pull(
+    client: &Client,
+    source: Source,
+    to: ImageStore,
+    progress: Arc<dyn Progress>,
+) -> Result<()> {
+    let said = |event: String| ::client::Event { event: event.into(), ..Default::default() };
+    let registry = format!("OCI Registry ({})", source.name());
+    progress.report(said(format!("Resolving from {registry}")));
+    let target = source.resolve().await.context(|| "failed to resolve image")?;
+    progress.report(said(format!("Pulling from {registry}")));
+    let name = if to.name.is_empty() { source.name().to_owned() } else { to.name.clone() };
+    let pull = Pull {
+        name,
+        target,
+        fetch: source.fetcher()?,
+        platforms: Vec::from_wire(to.platforms)?,
+        all_metadata: to.all_metadata,
+        unpack: unpacks(to.unpacks)?,
+        discard_layers: false,
+        labels: to.labels,
+        concurrency: 0,
+        progress: progress.clone(),
+    };
+    client.pull(&pull).await?;
+    progress.report(said(format!("Completed pull from {registry}")));
+    Ok(())
+}
+
+fn unpacks(
+    wanted: Vec<api::containerd::types::transfer::UnpackConfiguration>,
+) -> Result<Vec<Unpack>> {
+    let unpack = |it: api::containerd::types::transfer::UnpackConfiguration| {
+        let platform = it.platform.map(Platform::from_wire).transpose()?;
+        let snapshotter = match it.snapshotter.as_str() {
+            "" => SNAPSHOTTER.to_owned(),
+            name => name.to_owned(),
+        };
+        let platform = platform.unwrap_or_else(Platform::host).normalized();
+        Ok(Unpack { snapshotter, platform, ..Unpack::default() })
+    };
+    wanted.into_iter().map(unpack).collect()
+}
+
+async fn push(
+    client: &Client,
+    source: Source,
+    from: ImageStore,
+    progress: Arc<dyn Progress>,
+) -> Result<()> {
+    let image = client.images.get(&from.name).await?;
+    let push = Push {
+        target: image.target,
+        push: source.pusher()?,
+        platforms: Vec::from_wire(from.platforms)?,
+        progress,
+        ..Push::default()
+    };
+    client.push(&push).await
+}
+
+async fn tag(client: &Client, from: &ImageStore, to: ImageStore) -> Result<()> {
+    let image = client.images.get(&from.name).await?;
+    let now = SystemTime::now();
+    let ImageStore { name, labels, .. } = to;
+    let tagged = Image { name, labels, target: image.target, created_at: now, updated_at: now };
+    client.keep_image(tagged).await.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(source: prost_types::Any, destination: prost_types::Any) -> pb::TransferRequest {
+        let (source, destination) = (Some(source), Some(destination));
+        pb::TransferRequest { source, destination, options: None }
+    }
+
+    #[test]
+    fn what_is_moved_where_is_read_from_the_types() {
+        let registry = api::pack(&OciRegistry::default());
+        let store = api::pack(&ImageStore::default());
+        let plan = |from: &prost_types::Any, to: &prost_types::Any| {
+            Plan::read(&request(from.clone(), to.clone()))
+        };
+        assert!(matches!(plan(&registry, &store), Ok(Plan::Pull { .. })));
+        assert!(matches!(plan(&store, &registry), Ok(Plan::Push { .. })));
+        assert!(matches!(plan(&store, &store), Ok(Plan::Tag { .. })));
+        let refused = plan(&registry, &registry).err().unwrap();
+        assert_eq!(refused.kind(), types::Kind::Unimplemented);
+    }
+}

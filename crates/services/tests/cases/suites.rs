@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+use std::{collections::BTreeMap, sync::Arc};
+
+use ::content::{Local, Memory, Store};
+use ::diff::{Walking, suite::Bench};
+use ::records::suite::Keeper;
+use ::snapshots::{Capability, Overlay, Snapshotter};
+use metadata::{Backends, Db, Options};
+use services::{Limits, containers, content, diff, images, leases, namespaces, snapshots};
+use tempfile::TempDir;
+use tonic::service::Routes;
+
+use super::world::{Served, scope};
+
+/// Keeps the servers of a suite until it is over.
+#[derive(Default)]
+struct Servers(std::sync::Mutex<Vec<Served>>);
+
+impl Servers {
+    async fn peer(&self, routes: Routes) -> services::Peer {
+        let served = Served::new(routes);
+        let peer = served.peer().await;
+        self.0.lock().unwrap().push(served);
+        peer
+    }
+}
+
+fn serve_content(store: Arc<dyn Store>) -> Routes {
+    Routes::new(content::serve(move |_| Ok(store.clone()), Limits::default()))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn content_is_stored_as_the_suite_says() {
+    let (servers, folders) = (Servers::default(), TempDir::new().unwrap());
+    ::content::suite::run(async || {
+        let folder = TempDir::new_in(folders.path()).unwrap().keep();
+        let backends = Backends {
+            content: Arc::new(Local::open(folder.join("content")).unwrap()),
+            snapshotters: BTreeMap::new(),
+        };
+        let db = Db::open(folder.join("meta.sqlite"), backends, Options::default()).await.unwrap();
+        let peer = servers.peer(serve_content(db.scope(scope()).content())).await;
+        content::connect(peer)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn snapshots_are_kept_as_the_suite_says() {
+    let (servers, folder) = (Servers::default(), TempDir::new().unwrap());
+    ::snapshots::suite::run(folder.path(), async |root| {
+        let overlay: Arc<dyn Snapshotter> =
+            Arc::new(Overlay::open(&root, Default::default()).unwrap());
+        let served = snapshots::serve(move |_, _| Ok(overlay.clone()), Limits::default());
+        let peer = servers.peer(Routes::new(served)).await;
+        snapshots::connect(peer, "overlayfs", vec![Capability::Rebase])
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_are_kept_as_the_suite_says() {
+    let (servers, folders) = (Servers::default(), TempDir::new().unwrap());
+    ::records::suite::run(async || {
+        let folder = TempDir::new_in(folders.path()).unwrap().keep();
+        let backends = Backends { content: Arc::<Memory>::default(), snapshotters: [].into() };
+        let db = Db::open(folder.join("meta.sqlite"), backends, Options::default()).await.unwrap();
+        let (of, limits) = (db.scope(scope()), Limits::default());
+        let (c, i, l) = (of.containers(), of.images(), of.leases());
+        let mut routes = Routes::builder();
+        routes
+            .add_service(namespaces::serve(db.namespaces(), limits))
+            .add_service(containers::serve(move |_| Ok(c.clone()), limits))
+            .add_service(images::serve(move |_| Ok(i.clone()), limits))
+            .add_service(leases::serve(move |_| Ok(l.clone()), limits));
+        let peer = servers.peer(routes.routes()).await;
+        Keeper {
+            namespaces: namespaces::connect(peer.clone()),
+            containers: containers::connect(peer.clone()),
+            images: images::connect(peer.clone()),
+            leases: leases::connect(peer),
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn layers_are_applied_and_compared_as_the_suite_says() {
+    let (servers, scratch) = (Servers::default(), TempDir::new().unwrap());
+    ::diff::suite::run(async || {
+        let store: Arc<dyn Store> = Arc::<Memory>::default();
+        let differ: Arc<dyn ::diff::Differ> = Arc::new(Walking::new(store.clone(), scratch.path()));
+        let served = diff::serve(move |_| Ok(differ.clone()), Limits::default());
+        Bench { differ: diff::connect(servers.peer(Routes::new(served)).await), store }
+    })
+    .await;
+}
