@@ -18,9 +18,9 @@ mod stats;
 mod sweep;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
-        Mutex, PoisonError,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant, SystemTime},
@@ -41,7 +41,7 @@ pub use schedule::Schedule;
 pub use stats::{Removed, Stats};
 
 /// How long a collection waits for a backend. One that takes longer goes on by itself.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Lets collections follow each other, and those who ask for the same one share it.
 #[derive(Debug, Default)]
@@ -51,7 +51,7 @@ pub(crate) struct Turns {
     /// When the last one ended and what became of it, for the schedule.
     history: Mutex<History>,
     /// The backends that are being swept, longer than a collection waited for.
-    busy: Mutex<std::collections::BTreeSet<Backend>>,
+    busy: Mutex<BTreeSet<Backend>>,
 }
 
 /// The last collection: whom it was for, and what it did.
@@ -87,13 +87,21 @@ impl Turns {
         }
     }
 
-    fn busy(&self) -> std::sync::MutexGuard<'_, std::collections::BTreeSet<Backend>> {
+    fn busy(&self) -> MutexGuard<'_, BTreeSet<Backend>> {
         self.busy.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Collects, or joins those who are about to.
+///
+/// A collection goes on when nobody waits for it any more, and the next one waits for its end: two
+/// at a time would take each other's notes of what was written.
 pub(crate) async fn collect(db: &Db) -> Result<Stats> {
+    let own = db.clone();
+    Db::carry_out(async move { in_turn(&own).await }).await
+}
+
+async fn in_turn(db: &Db) -> Result<Stats> {
     let turns = &db.shared.turns;
     let mine = turns.asked.fetch_add(1, Ordering::SeqCst) + 1;
     let mut last = turns.going.lock().await;
@@ -103,8 +111,7 @@ pub(crate) async fn collect(db: &Db) -> Result<Stats> {
     // Everybody who has asked by now gets what begins now.
     last.served = turns.asked.load(Ordering::SeqCst);
     last.stats = None;
-    let own = db.clone();
-    let outcome = Db::carry_out(async move { once(&own).await }).await;
+    let outcome = once(db).await;
     turns.note(&outcome);
     db.shared.signals.changed.notify_one();
     let stats = outcome?;
@@ -179,7 +186,7 @@ impl Drop for Listening {
 }
 
 /// Sweeps the backends side by side.
-async fn sweep_backends(db: &Db, dirty: std::collections::BTreeSet<Backend>, stats: &mut Stats) {
+async fn sweep_backends(db: &Db, dirty: BTreeSet<Backend>, stats: &mut Stats) {
     let sweeps = dirty.into_iter().map(|backend| async move {
         let began = Instant::now();
         let outcome = sweep_backend(db, backend.clone()).await;

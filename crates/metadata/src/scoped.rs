@@ -3,11 +3,8 @@
 mod containers;
 mod content;
 mod images;
-mod ingest;
 mod leases;
 mod namespaces;
-mod snapshot_commit;
-mod snapshot_rows;
 mod snapshotter;
 mod table;
 
@@ -18,10 +15,11 @@ use ::records::{Container, Image, Leases, Records};
 use ::snapshots::Snapshotter;
 use types::{Result, Scope};
 
-use self::{content::Content, snapshotter::Scoped as ScopedSnapshotter, table::Table};
+use self::{content::Content, snapshotter::Snapshots, table::Table};
 use crate::Db;
 
 pub(crate) use namespaces::namespaces;
+pub(crate) use snapshotter::recover as recover_snapshotter;
 
 /// The view of one scope. What is created through it belongs to its lease, if it has one.
 #[derive(Clone, Debug)]
@@ -58,21 +56,16 @@ impl Scoped {
     /// The namespace's snapshots in the snapshotter called `name`, if there is one.
     pub fn snapshotter(&self, name: &str) -> Option<Arc<dyn Snapshotter>> {
         let backend = Arc::clone(self.db.shared.backends.snapshotters.get(name)?);
-        Some(Arc::new(ScopedSnapshotter::new(self, name, backend)))
+        Some(Arc::new(Snapshots::new(self, name, backend)))
     }
 }
 
 /// Finishes what was under way when the database was last open.
 pub(crate) async fn recover(db: &Db) -> Result<()> {
     for name in db.shared.backends.snapshotters.keys() {
-        snapshot_commit::recover(db, name).await?;
+        recover_snapshotter(db, name).await?;
     }
     Ok(())
-}
-
-/// Finishes the commits of one snapshotter that were under way, as far as they are by now.
-pub(crate) async fn recover_snapshotter(db: &Db, name: &str) -> Result<()> {
-    snapshot_commit::recover(db, name).await
 }
 
 /// A key of a backend that no other thing ever had: `<namespace>/<number>/<name>` (containerd

@@ -112,9 +112,9 @@ fn check(connection: &Connection) -> Result<()> {
 }
 
 /// Leaves the database as one that was closed.
-pub(super) fn close(connection: Connection) {
+pub(super) fn close(connection: &Connection) {
     let close = || {
-        set_clean(&connection, true)?;
+        set_clean(connection, true)?;
         connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)")
     };
     if let Err(error) = close() {

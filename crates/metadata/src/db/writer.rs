@@ -116,9 +116,9 @@ impl Writer {
 impl Drop for Writer {
     fn drop(&mut self) {
         self.queue = None;
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
+        let Some(writing) = self.thread.take() else { return };
+        // A request may hold the last handle of the database, and is dropped by the thread itself.
+        if writing.thread().id() != thread::current().id() && writing.join().is_err() {
             tracing::error!("the metadata writer panicked");
         }
     }
@@ -143,7 +143,7 @@ fn serve(
         }
         commit(&connection, batch, signals, herald);
     }
-    file::close(connection);
+    file::close(&connection);
 }
 
 fn commit(

@@ -176,13 +176,13 @@ mod tests {
     #[test]
     fn conditions_are_alternatives_on_one_snapshot() {
         let snapshot = || node(Kind::Snapshot("overlayfs".into()));
-        let hours = |hours: u64| Duration::from_secs(hours * 3600);
+        let hours = Duration::from_hours;
         check(
             "cond.snapshot.overlayfs/x",
             "usedat<24h,usedat>1h30m,size<3,usedat=1h,usedat<soon|v",
             &[
                 Link::If(snapshot(), Test::Within(hours(24))),
-                Link::If(snapshot(), Test::NotWithin(Duration::from_secs(5400))),
+                Link::If(snapshot(), Test::NotWithin(Duration::from_mins(90))),
             ],
         );
         check("cond.snapshot.overlayfs", "v", &[]);

@@ -3,6 +3,8 @@
 //!
 //! An ingest gets its row before the backend has it, and a blob its row after: so what the backend
 //! alone has is either being worked on, and held, or an orphan.
+mod ingest;
+
 use std::{
     collections::HashMap,
     sync::Arc,
@@ -19,11 +21,8 @@ use types::{
     Digest, Error, FieldMask, Filters, Labels, Result, Scope, labels::NAMESPACE_SHAREABLE,
 };
 
-use super::{
-    Scoped,
-    ingest::{self, Writing},
-    leases,
-};
+use self::ingest::Writing;
+use super::{Scoped, leases};
 use crate::{
     Db, Sharing,
     db::{self, Backend, Json, Outcome, Time, Tx, json},
@@ -32,7 +31,7 @@ use crate::{
 };
 
 /// How long an ingest stays that belongs to no lease (containerd `core/metadata/content.go`).
-const STALE: Duration = Duration::from_secs(24 * 60 * 60);
+const STALE: Duration = Duration::from_hours(24);
 
 /// The content of one scope.
 #[derive(Clone)]
@@ -51,14 +50,11 @@ impl Content {
         &self.db.shared.backends.content
     }
 
-    /// The size of the blob that would satisfy `expected`, if the backend has it. A blob of another
-    /// size would not: most likely the caller is wrong, and will be told at commit.
+    /// The size of the blob that is expected, if the backend has it.
     async fn stored(&self, expected: &Expected) -> Result<Option<u64>> {
         let Some(digest) = &expected.digest else { return Ok(None) };
         match self.backend().info(digest).await {
-            Ok(info) => {
-                Ok(Some(info.size).filter(|size| [0, *size].contains(&expected.size.unwrap_or(0))))
-            }
+            Ok(info) => Ok(Some(info.size)),
             Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error),
         }
@@ -192,7 +188,7 @@ impl Store for Content {
             scope: Arc::clone(&self.scope),
             sharing: self.db.shared.sharing,
             reference: reference.to_owned(),
-            digest: expected.digest.clone(),
+            expected: expected.clone(),
             stored,
         };
         let writing = match self.db.write(move |tx| beginning.run(tx)).await? {
@@ -228,7 +224,8 @@ struct Beginning {
     scope: Arc<Scope>,
     sharing: Sharing,
     reference: String,
-    digest: Option<Digest>,
+    expected: Expected,
+    /// The size of the blob, if the backend has it.
     stored: Option<u64>,
 }
 
@@ -245,16 +242,15 @@ enum Begun {
 impl Beginning {
     fn run(self, tx: &Tx<'_>) -> Outcome<Begun> {
         let Self { scope, reference, .. } = &self;
-        if let Some(digest) = &self.digest
+        // A blob that is known and whose bytes were lost can be brought again.
+        if let Some(digest) = &self.expected.digest
+            && self.stored.is_some()
             && find_blob(tx, scope, digest)?.is_some()
         {
             leases::hold(tx, scope, &Resource::content(digest))?;
             return Ok(Begun::Exists(Error::already_exists(format!("content {digest}"))));
         }
-        let promised = match (&self.digest, self.stored) {
-            (Some(digest), Some(size)) if self.is_shared(tx, digest)? => Some((digest, size)),
-            _ => None,
-        };
+        let promised = self.promised(tx)?;
         super::enter(tx, scope)?;
         leases::hold(tx, scope, &Resource::ingest(reference))?;
         let (backend_ref, is_new) = match find(tx, scope, reference)? {
@@ -266,6 +262,17 @@ impl Beginning {
             Some((digest, size)) => Begun::Promised { backend_ref, digest: digest.clone(), size },
             None => Begun::Empty { backend_ref, is_new },
         })
+    }
+
+    /// The blob that need not be written. One of another size is not what is expected: most likely
+    /// the caller is wrong, and will be told at commit.
+    fn promised(&self, tx: &Tx<'_>) -> Outcome<Option<(&Digest, u64)>> {
+        let (Some(digest), Some(size)) = (&self.expected.digest, self.stored) else {
+            return Ok(None);
+        };
+        let is_meant =
+            matches!(self.expected.size, None | Some(0)) || self.expected.size == Some(size);
+        Ok((is_meant && self.is_shared(tx, digest)?).then_some((digest, size)))
     }
 
     /// Whether a blob of the backend may be had for its name. That it is there is not enough: some

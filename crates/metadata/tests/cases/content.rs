@@ -93,6 +93,19 @@ async fn an_isolated_namespace_has_to_bring_every_byte() {
     assert_eq!(writer.status().offset, 5, "a namespace may share by its label");
 }
 
+/// containerd answers for ever that the content exists, so that pulling again heals nothing.
+#[tokio::test]
+async fn bytes_that_were_lost_can_be_brought_again() {
+    let world = World::new().await;
+    let scoped = world.at("n");
+    let digest = put(&scoped, "hello", Labels::new()).await;
+    world.backends.content.delete(&digest).await.unwrap();
+    let mut writer = scoped.content().writer("ref", expecting("hello")).await.unwrap();
+    writer.write("hello".into()).await.unwrap();
+    refused(writer.commit(expecting("hello"), Labels::new()).await, Kind::AlreadyExists);
+    assert_eq!(read(&scoped, &digest).await, "hello");
+}
+
 #[tokio::test]
 async fn ingests_of_one_name_stand_apart() {
     let world = World::new().await;

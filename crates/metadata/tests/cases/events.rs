@@ -105,7 +105,6 @@ async fn what_is_collected_is_told_of_images_and_snapshots() {
     layer(&scoped, "base", None).await;
     let mut told = world.listen().await;
     world.db.collect().await.unwrap();
-    let want =
-        [("n", Event::image_deleted("i")), ("n", Event::snapshot_removed("native", "base"))];
+    let want = [("n", Event::image_deleted("i")), ("n", Event::snapshot_removed("native", "base"))];
     check(&mut told, &want);
 }

@@ -78,12 +78,14 @@ async fn the_texts_are_those_that_clients_know() {
     let mut bad = container("c", "s");
     bad.runtime.name.clear();
     let text = refused(scoped.containers().create(bad).await, Kind::InvalidArgument);
-    let want = "create container failed validation: container.Runtime.Name must be set: invalid argument";
+    let want =
+        "create container failed validation: container.Runtime.Name must be set: invalid argument";
     assert_eq!(text, want);
     images.create(image("i", &Digest::of("a"), Labels::new())).await.unwrap();
     let options = Delete { target: Some(Digest::of("b")), sync: false };
     let text = refused(images.delete("i", options).await, Kind::NotFound);
-    let want = format!("image \"i\" has target {}, not {}: not found", Digest::of("a"), Digest::of("b"));
+    let want =
+        format!("image \"i\" has target {}, not {}: not found", Digest::of("a"), Digest::of("b"));
     assert_eq!(text, want);
 }
 

@@ -39,9 +39,10 @@ async fn records_are_kept_as_the_suite_says() {
 /// The store under test is in a namespace whose neighbour has nothing.
 async fn store(folders: &TempDir, memory: bool, sharing: Sharing) -> Arc<dyn Store> {
     let folder = TempDir::new_in(folders.path()).unwrap().keep();
-    let content: Arc<dyn Store> = match memory {
-        true => Arc::<Memory>::default(),
-        false => Arc::new(Local::open(folder.join("content")).unwrap()),
+    let content: Arc<dyn Store> = if memory {
+        Arc::<Memory>::default()
+    } else {
+        Arc::new(Local::open(folder.join("content")).unwrap())
     };
     let backends = Backends { content, snapshotters: BTreeMap::new() };
     open(&folder, backends, sharing).await.scope(scope()).content()

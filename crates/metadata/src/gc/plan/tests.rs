@@ -31,7 +31,7 @@ fn show(node: &Node) -> String {
 }
 
 fn now() -> SystemTime {
-    SystemTime::UNIX_EPOCH + Duration::from_secs(86_400)
+    SystemTime::UNIX_EPOCH + Duration::from_hours(24)
 }
 
 /// One thing per line: `kind name [-> kind name]... [| label=value]...`, where labels come without
@@ -52,7 +52,7 @@ fn parse(line: &str) -> Entry {
                 stay = Stay::Until(time);
             }
             Some((key, value)) => {
-                drop(labels.insert(format!("containerd.io/gc.{key}"), value.into()))
+                drop(labels.insert(format!("containerd.io/gc.{key}"), value.into()));
             }
             None => stay = Stay::Yes,
         }

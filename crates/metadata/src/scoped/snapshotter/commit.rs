@@ -14,13 +14,14 @@ use ::snapshots::{Commit, Snapshotter};
 use types::{Error, Result, Scope};
 
 use super::{
-    leases,
-    snapshot_rows::{Intent, Known, Place, inherited, intents},
-    snapshotter::{Scoped, exists},
+    Snapshots,
+    create::exists,
+    rows::{Intent, Known, Place, inherited, intents},
 };
 use crate::{
     Db,
     db::{Outcome, Tx},
+    scoped::{self, leases},
 };
 
 /// What the backend is asked for.
@@ -30,7 +31,7 @@ struct Begun {
     backend_parent: Option<String>,
 }
 
-impl Scoped {
+impl Snapshots {
     /// Commits with both names owned, so that whoever is after the same name waits and then finds
     /// the outcome.
     pub(super) async fn commit_owned(
@@ -91,7 +92,7 @@ impl Scoped {
         if rebased {
             place.put(tx, &Known { parent: options.parent, ..known.clone() })?;
         }
-        let backend_name = super::backend_key(tx, &self.scope, &name)?;
+        let backend_name = scoped::backend_key(tx, &self.scope, &name)?;
         let mut labels = options.labels;
         crate::labels::drop_empty(&mut labels);
         let intent = Intent { key, name, backend_key: backend_name, labels, rebased };
@@ -104,7 +105,7 @@ impl Scoped {
 /// Finishes or gives up the commits of a snapshotter that were begun and are nobody's any more.
 ///
 /// A backend that does not answer keeps nothing from starting: its commits wait.
-pub(super) async fn recover(db: &Db, snapshotter: &str) -> Result<()> {
+pub(crate) async fn recover(db: &Db, snapshotter: &str) -> Result<()> {
     let Some(backend) = db.shared.backends.snapshotters.get(snapshotter) else { return Ok(()) };
     let name = snapshotter.to_owned();
     for (place, intent) in db.read(move |connection| intents(connection, &name)).await? {

@@ -13,12 +13,13 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use types::{Digest, Error, Labels, Result, Scope};
 
-use super::{content, content::Content, leases};
+use super::Content;
 use crate::{
     Db,
     db::{Outcome, Tx},
     holds::{Hold, Thing},
     labels,
+    scoped::leases,
 };
 
 /// How much is copied at a time when a promise turns out to need its own bytes.
@@ -205,7 +206,7 @@ impl Commit {
         let Self { content, reference, labels, held, .. } = self;
         let (scope, recorded) = (Arc::clone(&content.scope), digest.clone());
         let record =
-            move |tx: &Tx<'_>| content::record(tx, &scope, &reference, &recorded, size, labels);
+            move |tx: &Tx<'_>| super::record(tx, &scope, &reference, &recorded, size, labels);
         content.db.write(record).await??;
         drop(held);
         Ok(digest)
