@@ -1,2 +1,71 @@
-//! To be written.
-fn main() {}
+// SPDX-License-Identifier: Apache-2.0
+//! The only door: everything that is done with this workspace, besides writing it.
+//!
+//! ```text
+//! cargo xtask demo    see it work, on this machine, from nothing
+//!             test    know that it works: what CI runs
+//!             tidy    the rules that no compiler knows
+//!             bench   figures beside those of the distribution's containerd
+//!             ci      test and demo, and what else is installed that checks
+//! ```
+
+mod bench;
+mod ci;
+mod demo;
+mod install;
+mod run;
+mod show;
+mod stop;
+mod test;
+mod tidy;
+
+use std::process::ExitCode;
+
+use e2e::Outcome;
+
+const HELP: &str = "\
+cargo xtask <task>
+
+  demo [--reference]   pull an image and run it, step by step; --reference does it with the
+                       distribution's containerd
+  test [--reference]   formatting, lints, tidy, unit, crate, rim and end-to-end tests;
+                       --reference plays the scenarios only on the distribution's containerd
+  tidy                 dependency table, file names, licence lines, lengths, forbidden words
+  bench [--reference] [--rounds N]
+                       memory, start, run and pull, beside the distribution's containerd
+  ci                   test, then demo, and cargo-deny, cargo-machete and typos if installed
+";
+
+fn main() -> ExitCode {
+    stop::listen();
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    match task(&words) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) if stop::asked() => ExitCode::from(130),
+        Err(failure) => {
+            eprintln!("\n{} {failure}", show::red("failed:"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn task(words: &[&str]) -> Outcome {
+    match words {
+        ["demo"] => demo::run(false),
+        ["demo", "--reference"] => demo::run(true),
+        ["test"] => test::run(false),
+        ["test", "--reference"] => test::run(true),
+        ["tidy"] => tidy::run(),
+        ["bench", options @ ..] => bench::run(options),
+        ["ci"] => ci::run(),
+        ["help" | "--help" | "-h"] => {
+            print!("{HELP}");
+            Ok(())
+        }
+        _ => {
+            eprint!("{HELP}");
+            Err(e2e::Failure::new(format!("there is no task {:?}", words.join(" "))))
+        }
+    }
+}

@@ -13,10 +13,11 @@ use std::{
     time::Duration,
 };
 
-use client::Client;
+use client::{Client, Under};
 use content::Store;
 use diff::{Differ, Walking};
 use events::{Bus, Exchange};
+use images::Flights;
 use metadata::{Backends, Collector, Db, Options, Scoped, Sharing};
 use runtime::Shims;
 use serde::Deserialize;
@@ -50,6 +51,8 @@ pub(crate) struct Parts {
     pub(crate) shims: Arc<Shims>,
     /// Where layers are mounted that cannot be written in place.
     pub(crate) scratch: PathBuf,
+    /// What is being unpacked, by whomever it was asked for.
+    pub(crate) flights: Flights,
 }
 
 impl Daemon {
@@ -101,7 +104,7 @@ impl Daemon {
         let db = Db::open(path, backends, options).await.context(|| "metadata")?;
         let shims = Shims::open(self.shims()?, exchange.clone())?;
         let scratch = config.state.join(format!("{}.walking", kinds::DIFFER));
-        Ok(Parts { db, exchange, shims, scratch })
+        Ok(Parts { db, exchange, shims, scratch, flights: Flights::default() })
     }
 
     /// The metadata's policy keeps the name of Go's section.
@@ -208,6 +211,11 @@ impl Parts {
     /// The daemon's own parts on behalf of `scope`, for the flows that run inside it.
     pub(crate) fn client(&self, scope: &Scope) -> Client {
         let scoped = self.db.scope(scope.clone());
+        let under = scope.lease().is_none().then(|| {
+            let (parts, scope) = (self.clone(), scope.clone());
+            Arc::new(move |lease: &str| Ok(parts.client(&scope.clone().with_lease(lease))))
+                as Arc<Under>
+        });
         Client {
             content: scoped.content(),
             snapshotters: {
@@ -221,6 +229,8 @@ impl Parts {
             namespaces: self.db.namespaces(),
             tasks: self.shims.tasks(scope, scoped.containers()),
             events: self.exchange.clone() as Arc<dyn Bus>,
+            under,
+            flights: self.flights.clone(),
         }
     }
 

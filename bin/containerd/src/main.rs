@@ -105,11 +105,10 @@ fn log(config: &Config) -> Result<()> {
     let quiet = libraries.map(|name| (name, level.min(LevelFilter::INFO)));
     let targets = Targets::new().with_default(level).with_targets(quiet);
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let registry = tracing_subscriber::registry();
     match config.format.as_str() {
-        "json" => tracing_subscriber::registry().with(lines.json().with_filter(targets)).init(),
-        _ => {
-            tracing_subscriber::registry().with(lines.with_ansi(false).with_filter(targets)).init()
-        }
+        "json" => registry.with(lines.json().with_filter(targets)).init(),
+        _ => registry.with(lines.with_ansi(false).with_filter(targets)).init(),
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use services::{
     introspection::{self, Identity, Plugin},
     leases, namespaces, snapshots,
     streaming::{self, Streams},
-    tasks,
+    tasks, transfer,
     version::{self, Version},
 };
 use tokio::net::UnixListener;
@@ -42,7 +42,15 @@ pub(crate) fn grpc(
         .add_service(introspection::serve(identity, plugins, limits))
         .add_service(namespaces::serve(parts.db.namespaces(), limits))
         .add_service(events::serve(parts.exchange.clone(), limits))
-        .add_service(streaming::serve(streams, limits))
+        .add_service(streaming::serve(streams.clone(), limits))
+        .add_service(transfer::serve(
+            {
+                let parts = parts.clone();
+                move |scope: &Scope| Ok(parts.client(scope))
+            },
+            streams,
+            limits,
+        ))
         .add_service(containers::serve(with(&scoped, |it| Ok(it.containers())), limits))
         .add_service(images::serve(with(&scoped, |it| Ok(it.images())), limits))
         .add_service(leases::serve(with(&scoped, |it| Ok(it.leases())), limits))

@@ -6,13 +6,36 @@
 //!
 //! ```text
 //! pull:  registry --Fetch--> content --Differ--> snapshots --> image record
+//! push:  image --> content --Push--> registry
 //! run:   image --> snapshot --> container record --> task
 //! ```
+//!
+//! Nothing that a flow makes is lost to collection before it is done: see [`Client::hold`].
 use std::sync::Arc;
 
 use runtime::Tasks;
-use snapshots::Snapshotter;
 use types::Result;
+
+mod container;
+mod held;
+mod image;
+mod process;
+mod progress;
+mod pull;
+mod push;
+mod retry;
+mod stdio;
+
+pub use container::NewContainer;
+pub use held::Held;
+pub use process::{NewTask, Process};
+pub use progress::{Event, Progress, Silent};
+pub use pull::{Pull, Unpack};
+pub use push::Push;
+pub use stdio::{Fifos, Io, Streams};
+
+/// The same [`Client`], with what it makes held by the lease of the given name.
+pub type Under = dyn Fn(&str) -> Result<Client> + Send + Sync;
 
 /// Everything that a flow needs, of one namespace and under one lease.
 #[derive(Clone)]
@@ -20,7 +43,7 @@ pub struct Client {
     /// Blobs.
     pub content: Arc<dyn content::Store>,
     /// Finds a snapshotter by name.
-    pub snapshotters: Arc<dyn Fn(&str) -> Result<Arc<dyn Snapshotter>> + Send + Sync>,
+    pub snapshotters: Arc<images::Snapshotters>,
     /// Layers.
     pub differ: Arc<dyn diff::Differ>,
     /// Names for content.
@@ -35,4 +58,8 @@ pub struct Client {
     pub tasks: Arc<dyn Tasks>,
     /// What happens.
     pub events: Arc<dyn events::Bus>,
+    /// How to come under a lease; `None` when this client is under one already.
+    pub under: Option<Arc<Under>>,
+    /// What is being unpacked in this process.
+    pub flights: images::Flights,
 }

@@ -13,6 +13,8 @@ mod unpack;
 pub(crate) mod whiteout;
 
 use std::{
+    cell::RefCell,
+    collections::BTreeMap,
     io::{self, Read},
     path::{Path, PathBuf},
     sync::{
@@ -23,12 +25,13 @@ use std::{
 };
 
 use mount::Mount;
-use types::{Context, Digest, Error, Result};
+use types::{Any, Context, Digest, Error, Result};
 
 use self::{place::Place, unpack::Unpacker};
 use crate::{
+    Processor,
     inflate::Inflate,
-    media,
+    processor::{self, Running, Source},
     root::{Root, from_errno},
     stream::{self, Chunk, Chunks, Pool},
     tar::Archive,
@@ -55,19 +58,30 @@ pub struct Applied {
 pub struct Options {
     /// Whether the files are to be on disk before the answer.
     ///
-    /// That is one `syncfs(2)` of the filesystem, which costs less than syncing each file by a factor
-    /// that grows with their number.
+    /// That is one `syncfs(2)` of the filesystem. On ext4, for a layer of 6,000 files and 500 MB, it adds
+    /// 0.1 to 0.3 seconds to 2.2; syncing each file would add 2.3. The price is that it waits for what
+    /// others have written to the same filesystem, too.
     pub sync: bool,
     /// Whether a bound directory is one that an overlay will use as a layer, so that whiteouts have to
     /// be kept in it. This is how layers are unpacked side by side, before their parents are there.
     pub overlay_bind: bool,
     /// Where a directory is made to mount in, when a layer cannot be written to its place directly.
     pub scratch: PathBuf,
+    /// Programs that turn layers of other media types into those that are known.
+    pub processors: Vec<Processor>,
+    /// What those programs are to be given, by their ids.
+    pub payloads: BTreeMap<String, Any>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { sync: true, overlay_bind: false, scratch: "/tmp".into() }
+        Self {
+            sync: true,
+            overlay_bind: false,
+            scratch: "/tmp".into(),
+            processors: Vec::new(),
+            payloads: BTreeMap::new(),
+        }
     }
 }
 
@@ -156,16 +170,19 @@ pub fn apply(
     target: &Target,
     options: &Options,
 ) -> Result<Applied> {
-    let is_compressed = media::is_compressed(media_type)?;
+    let (steps, is_compressed) = processor::plan(media_type, &options.processors)?;
     let root = Root::open(&target.directory)?;
     let parents = target.parents.iter().map(|parent| Root::open(parent));
     let parents = parents.collect::<Result<Vec<_>>>()?;
-    let applied = run(reader, is_compressed, |chunks| {
+    let unpack = |chunks| {
         let unpacker = Unpacker::new(&root, &parents, target.whiteouts, in_user_namespace())?;
         let mut archive = Archive::new(chunks);
         let needs_parent = unpacker.unpack(&mut archive)?;
         archive.drain()?;
         Ok(needs_parent)
+    };
+    let applied = process(reader, media_type, &steps, options, |reader, failed| {
+        run(reader, is_compressed, |chunks| unpack(chunks).inspect_err(|_| failed()))
     })?;
     if options.sync {
         rustix::fs::syncfs(&root)
@@ -173,6 +190,32 @@ pub fn apply(
             .context(|| format!("failed to syncfs for {}", root.path().display()))?;
     }
     Ok(applied)
+}
+
+/// Puts programs between `reader` and `apply`, which calls what it is given when it fails: a thread may
+/// still be waiting for one of the programs to write.
+fn process(
+    reader: impl Read + Send,
+    media_type: &str,
+    steps: &[&Processor],
+    options: &Options,
+    apply: impl FnOnce(Source<'_>, &dyn Fn()) -> Result<Applied>,
+) -> Result<Applied> {
+    thread::scope(|scope| {
+        let mut source: Source<'_> = Box::new(reader);
+        let mut media_type = media_type;
+        let programs = RefCell::new(Vec::<Running<'_>>::new());
+        for step in steps {
+            let payload = options.payloads.get(&step.id);
+            let (output, running) = step.start(scope, media_type, source, payload)?;
+            (source, media_type) = (output, &step.returns);
+            programs.borrow_mut().push(running);
+        }
+        let applied = apply(source, &|| programs.borrow_mut().iter_mut().for_each(Running::stop));
+        // Where a program has failed, that is why the archive was broken.
+        programs.into_inner().into_iter().try_for_each(Running::finish)?;
+        applied
+    })
 }
 
 /// Inflates and hashes on threads of their own what `unpack` unpacks on this one.
@@ -210,10 +253,8 @@ impl Pump {
     }
 
     fn inflate(&self, reader: impl Read, is_compressed: bool) -> io::Result<()> {
-        let mut source = match is_compressed {
-            true => Inflate::detect(reader)?,
-            false => Inflate::plain(reader),
-        };
+        let mut source =
+            if is_compressed { Inflate::detect(reader)? } else { Inflate::plain(reader) };
         let pool = Pool::new(BUFFERS, BUFFER_SIZE);
         loop {
             let mut chunk = pool.take();

@@ -60,9 +60,8 @@ pub(crate) fn run(
     thread::scope(|scope| {
         let named = |name: &str| thread::Builder::new().name(name.into());
         let hash = named("diff-hash").spawn_scoped(scope, move || stream::hash(&hashing))?;
-        let pack = named("diff-pack").spawn_scoped(scope, move || {
-            pack(compression, &packing, Outlet::new(send))
-        })?;
+        let pack = named("diff-pack")
+            .spawn_scoped(scope, move || pack(compression, &packing, Outlet::new(send)))?;
         let mut sink = Sink { pool: Pool::new(PIECES, PIECE), piece: None, to_hash, to_pack };
         let produced = produce(&mut sink).and_then(|()| Ok(sink.flush()?));
         drop(sink);
@@ -207,7 +206,7 @@ fn in_order(
         let mut under_way = VecDeque::new();
         for piece in incoming {
             let (done, deflated) = sync_channel(1);
-            to_work.send(Job { piece, done }).map_err(|_| Error::internal("deflating a layer"))?;
+            to_work.send(Job { piece, done }).expect("the receiver outlives the sender");
             under_way.push_back(deflated);
             if under_way.len() > 2 * workers
                 && let Some(first) = under_way.pop_front()
@@ -279,7 +278,13 @@ mod tests {
             };
             (0..length).map(|_| next()).collect::<Vec<u8>>()
         };
-        vec![vec![], b"small".to_vec(), vec![0; PIECE], vec![7; 5 * PIECE + 1], noise(3 * PIECE - 1)]
+        vec![
+            vec![],
+            b"small".to_vec(),
+            vec![0; PIECE],
+            vec![7; 5 * PIECE + 1],
+            noise(3 * PIECE - 1),
+        ]
     }
 
     #[test]
@@ -312,7 +317,8 @@ mod tests {
     fn the_first_failure_is_the_one_that_is_told() {
         for compression in [Compression::None, Compression::Gzip, Compression::Zstd] {
             let mut send = |_| Err(Error::unavailable("store"));
-            let error = run(compression, &mut send, |sink| Ok(sink.write_all(&[1; 4 * PIECE])?));
+            let error =
+                run(compression, &mut send, |sink| Ok(sink.write_all(&vec![1; 4 * PIECE])?));
             assert_eq!(error.unwrap_err().to_string(), "store: unavailable");
             let mut send = |_| Ok(());
             let error = run(compression, &mut send, |_| Err(Error::not_found("file")));

@@ -9,12 +9,28 @@
 //! content --inflate--> tar --apply--> mounts
 //! content <--deflate-- tar <--compare-- lower mounts, upper mounts
 //! ```
+//!
+//! [`Walking`] is the differ for any filesystem. Beneath it is a synchronous library that needs no
+//! store: [`apply_to_mounts`] for bytes that are just arriving, [`compare`], and [`tar`] itself.
+//!
+//! ```no_run
+//! # fn main() -> types::Result<()> {
+//! let layer = fs_err::File::open("layer.tar.gz")?;
+//! let mounts = [mount::Mount::bind("/srv/rootfs", ["rw", "rbind"])];
+//! let options = diff::Options::default();
+//! let media_type = types::media_types::LAYER_GZIP;
+//! let applied = diff::apply_to_mounts(layer, media_type, &mounts, &options)?;
+//! println!("diff ID {}, {} bytes", applied.digest, applied.size);
+//! # Ok(())
+//! # }
+//! ```
 mod apply;
 mod compare;
 mod deflate;
 mod inflate;
 mod media;
 mod names;
+mod processor;
 mod root;
 mod stream;
 #[cfg(feature = "suite")]
@@ -31,12 +47,22 @@ use types::{Any, Descriptor, Labels, Result};
 
 pub use apply::{Applied, Options, Target, Whiteouts, apply, apply_to_mounts};
 pub use compare::compare;
+pub use processor::Processor;
 pub use walking::Walking;
+
+/// The payload by which a differ is told that the mounts are of a snapshot which gets its parent only
+/// when it is committed. Where whiteouts have to be kept for that, it keeps them.
+pub const BEFORE_PARENT: &str = "containerd.io/diff/before-parent";
+
+/// The annotation by which a differ tells whether a layer relied on files of its parents: `true` or
+/// `false`. One that was not asked by [`BEFORE_PARENT`], or knows nothing of it, does not say.
+pub const NEEDS_PARENT: &str = "containerd.io/diff/needs-parent";
 
 /// How to apply a layer.
 #[derive(Clone, Debug, Default)]
 pub struct Apply {
-    /// What stream processors need, by media type or processor id.
+    /// What stream processors need, by media type or processor id; and [`BEFORE_PARENT`], here so
+    /// that it gets over the wire.
     pub payloads: std::collections::BTreeMap<String, Any>,
     /// Compat: asks for what we do anyway, that the files are on disk before the answer.
     pub sync_fs: bool,

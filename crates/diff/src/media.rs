@@ -22,7 +22,10 @@ const DOCKER_FOREIGN_GZIP: &str = "application/vnd.docker.image.rootfs.foreign.d
 /// not know, such as `+encrypted`, needs a processor that we do not have.
 pub(crate) fn is_compressed(media_type: &str) -> Result<bool> {
     match media_type {
-        mt::DOCKER_LAYER | mt::DOCKER_LAYER_GZIP | mt::DOCKER_LAYER_ZSTD | DOCKER_FOREIGN
+        mt::DOCKER_LAYER
+        | mt::DOCKER_LAYER_GZIP
+        | mt::DOCKER_LAYER_ZSTD
+        | DOCKER_FOREIGN
         | DOCKER_FOREIGN_GZIP => return Ok(true),
         _ => {}
     }
@@ -32,9 +35,7 @@ pub(crate) fn is_compressed(media_type: &str) -> Result<bool> {
         (mt::LAYER | OCI_FOREIGN, "gzip" | "zstd") => Ok(true),
         _ => Err(Error::said(
             Kind::Unimplemented,
-            format!(
-                "failed to get stream processor for {media_type}: no processor for media-type"
-            ),
+            format!("failed to get stream processor for {media_type}: no processor for media-type"),
         )),
     }
 }

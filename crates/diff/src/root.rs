@@ -31,6 +31,10 @@ pub(crate) struct Root {
     path: PathBuf,
 }
 
+/// What is called for a part that is missing: with the directory that it should be in, its name, and
+/// its path.
+pub(crate) type Missing<'a> = &'a mut dyn FnMut(BorrowedFd<'_>, &[u8], &[u8]) -> Result<()>;
+
 /// What tells a directory from every other: device and inode.
 pub(crate) type Id = (u64, u64);
 
@@ -92,11 +96,7 @@ impl Root {
     /// Opens the directory at a clean path like [`Root::directory`], and calls `missing` for each part
     /// that does not exist, with where it should be, its name, and its path without any links.
     /// Unless that makes the directory, the walk ends with `ENOENT`.
-    pub(crate) fn walk(
-        &self,
-        path: &[u8],
-        missing: &mut dyn FnMut(BorrowedFd<'_>, &[u8], &[u8]) -> Result<()>,
-    ) -> Result<OwnedFd> {
+    pub(crate) fn walk(&self, path: &[u8], missing: Missing<'_>) -> Result<OwnedFd> {
         let mut walk = Walk { root: self, trail: Vec::new(), todo: VecDeque::new(), links: 0 };
         walk.push_front(path);
         while let Some(part) = walk.todo.pop_front() {
@@ -124,11 +124,7 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    fn step(
-        &mut self,
-        part: Vec<u8>,
-        missing: &mut dyn FnMut(BorrowedFd<'_>, &[u8], &[u8]) -> Result<()>,
-    ) -> Result<()> {
+    fn step(&mut self, part: Vec<u8>, missing: Missing<'_>) -> Result<()> {
         if part == b".." {
             // The way back is the way it came: a directory that is moved meanwhile changes nothing.
             self.trail.pop();

@@ -16,17 +16,22 @@
 //! .await;
 //! # }
 //! ```
-use std::{os::unix::fs::MetadataExt, path::Path, sync::Arc, time::Duration};
+use std::{
+    os::unix::fs::{FileTypeExt, MetadataExt},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use content::{Expected, Store, blob};
 use fs_err as fs;
 use futures_util::future::BoxFuture;
 use mount::Mount;
 use tempfile::TempDir;
-use types::{Descriptor, Digest, Kind, Labels, labels, media_types};
+use types::{Any, Descriptor, Digest, Kind, Labels, labels, media_types};
 
 use crate::{
-    Apply, Compare, Differ,
+    Apply, BEFORE_PARENT, Compare, Differ, NEEDS_PARENT,
     tar::{Entry, Kind as EntryKind, Time, Writer},
 };
 
@@ -64,6 +69,7 @@ pub const CLAIMS: &[Claim] = list![
     a_layer_is_applied_and_described,
     a_compressed_layer_is_described_by_what_it_inflates_to,
     whiteouts_are_applied,
+    a_layer_unpacked_before_its_parent_keeps_whiteouts_and_tells_what_it_needs,
     comparing_gives_a_layer_that_can_be_applied,
     a_layer_is_made_in_the_format_that_is_asked_for,
     the_same_trees_give_the_same_layer,
@@ -187,6 +193,20 @@ async fn whiteouts_are_applied(bench: &Bench) {
     assert!(exists("d/new") && exists("kept") && !exists("d/old") && !exists("gone"));
 }
 
+async fn a_layer_unpacked_before_its_parent_keeps_whiteouts_and_tells_what_it_needs(bench: &Bench) {
+    for (name, needs_parent) in [(".wh.gone", "false"), ("d/.wh.gone", "true")] {
+        let layer = bench.put(media_types::LAYER, tar(&[(name, "")])).await;
+        let tree = Tree::new();
+        let payloads = [(BEFORE_PARENT.to_owned(), Any::default())].into();
+        let options = Apply { payloads, ..Apply::default() };
+        let applied = bench.differ.apply(&layer, &tree.mounts(), options).await.expect("applied");
+        assert_eq!(applied.annotations[NEEDS_PARENT], needs_parent, "{name}");
+        let whiteout = tree.path().join(name.replace(".wh.", ""));
+        let meta = fs::symlink_metadata(whiteout).expect("it is there");
+        assert!(meta.file_type().is_char_device() && meta.rdev() == 0, "{name}");
+    }
+}
+
 async fn comparing_gives_a_layer_that_can_be_applied(bench: &Bench) {
     let lower = Tree::new().with("same/a", "1").with("changed", "1").with("gone", "1");
     let upper = Tree::new().with("changed", "22").with("new/b", "2");
@@ -210,7 +230,10 @@ async fn comparing_gives_a_layer_that_can_be_applied(bench: &Bench) {
     assert_eq!(info.labels[labels::UNCOMPRESSED], applied.digest.as_str());
     assert_eq!(info.labels["mine"], "1");
     let read = |name| lower.read(name);
-    assert_eq!((read("changed"), read("new/b"), read("same/a")), ("22".into(), "2".into(), "1".into()));
+    assert_eq!(
+        (read("changed"), read("new/b"), read("same/a")),
+        ("22".into(), "2".into(), "1".into())
+    );
     assert!(!lower.path().join("gone").exists());
 }
 

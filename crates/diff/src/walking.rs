@@ -14,10 +14,11 @@ use tracing::{debug, warn};
 use types::{Context, Descriptor, Digest, Error, FieldMask, Result, labels, media_types};
 
 use crate::{
-    Apply, Compare, Differ, Options, apply_to_mounts,
+    Apply, BEFORE_PARENT, Compare, Differ, NEEDS_PARENT, Options, Processor, apply_to_mounts,
     compare::compare_mounts,
     deflate::Made,
     media::{self, Compression},
+    processor,
 };
 
 /// How many pieces of a blob may wait for the store.
@@ -28,12 +29,19 @@ const WAITING: usize = 4;
 pub struct Walking {
     store: Arc<dyn Store>,
     scratch: PathBuf,
+    processors: Vec<Processor>,
 }
 
 impl Walking {
     /// Reads and writes layers in `store`. What has to be mounted is mounted below `scratch`.
     pub fn new(store: Arc<dyn Store>, scratch: impl Into<PathBuf>) -> Self {
-        Self { store, scratch: scratch.into() }
+        Self { store, scratch: scratch.into(), processors: Vec::new() }
+    }
+
+    /// Has programs turn layers of other media types into those that are known.
+    pub fn with_processors(mut self, processors: Vec<Processor>) -> Self {
+        self.processors = processors;
+        self
     }
 
     /// Compares, and writes the outcome through `ingest` while it is being made.
@@ -52,7 +60,8 @@ impl Walking {
         }
         // Whoever is still making a layer that cannot be written is told so, and unmounts.
         drop(receiver);
-        let made = making.await.map_err(|error| Error::caused(types::Kind::Internal, "diff", error))?;
+        let made =
+            making.await.map_err(|error| Error::caused(types::Kind::Internal, "diff", error))?;
         written.and(made).context(|| "failed to write diff")
     }
 
@@ -66,7 +75,9 @@ impl Walking {
         labels.insert(labels::UNCOMPRESSED.into(), made.diff_id.to_string());
         let expected = Expected { size: Some(made.size), digest: Some(made.digest.clone()) };
         match ingest.commit(expected, labels).await {
-            Err(error) if error.is_already_exists() => self.label(&made.digest, &made.diff_id).await,
+            Err(error) if error.is_already_exists() => {
+                self.label(&made.digest, &made.diff_id).await
+            }
             result => result.map(drop).context(|| "failed to commit"),
         }
     }
@@ -100,20 +111,31 @@ impl Differ for Walking {
         &self,
         descriptor: &Descriptor,
         mounts: &[Mount],
-        _options: Apply,
+        options: Apply,
     ) -> Result<Descriptor> {
-        media::is_compressed(&descriptor.media_type)?;
+        processor::plan(&descriptor.media_type, &self.processors)?;
         let reader = self.store.reader(&descriptor.digest).await;
         let reader = reader.context(|| "failed to get reader from content store")?.into_sync();
         let (media_type, mounts) = (descriptor.media_type.clone(), mounts.to_vec());
-        let options = Options { scratch: self.scratch.clone(), ..Options::default() };
-        let applying = task::spawn_blocking(move || {
-            apply_to_mounts(reader, &media_type, &mounts, &options)
-        });
+        let before_parent = options.payloads.contains_key(BEFORE_PARENT);
+        let options = Options {
+            overlay_bind: before_parent,
+            scratch: self.scratch.clone(),
+            processors: self.processors.clone(),
+            payloads: options.payloads,
+            ..Options::default()
+        };
+        let applying =
+            task::spawn_blocking(move || apply_to_mounts(reader, &media_type, &mounts, &options));
         let failed = |error| Error::caused(types::Kind::Internal, "apply", error);
         let applied = applying.await.map_err(failed)??;
         debug!(digest = %descriptor.digest, size = descriptor.size, "diff applied");
-        Ok(Descriptor::new(media_types::LAYER, applied.digest, applied.size))
+        let mut described = Descriptor::new(media_types::LAYER, applied.digest, applied.size);
+        if before_parent {
+            let needs_parent = applied.needs_parent.to_string();
+            described.annotations.insert(NEEDS_PARENT.to_owned(), needs_parent);
+        }
+        Ok(described)
     }
 
     async fn compare(

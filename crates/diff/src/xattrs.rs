@@ -15,17 +15,15 @@ pub(crate) type Xattr = (Vec<u8>, Vec<u8>);
 /// capabilities. Compat: Go's containerd writes nothing but capabilities into layers, so that whatever
 /// else a program has set is lost.
 pub(crate) fn is_layered(key: &[u8]) -> bool {
-    key == b"security.capability"
-        || key.starts_with(b"user.") && !key.starts_with(b"user.overlay.")
+    key == b"security.capability" || key.starts_with(b"user.") && !key.starts_with(b"user.overlay.")
 }
 
 /// All attributes of what is open, even if it was opened without the right to read it.
 pub(crate) fn of(fd: BorrowedFd<'_>) -> Result<Vec<Xattr>, Errno> {
     let path = root::itself(fd);
     let list = |buffer: &mut [u8]| rustix::fs::listxattr(path.as_slice(), buffer);
-    let value = |name: &[u8], buffer: &mut [u8]| {
-        rustix::fs::getxattr(path.as_slice(), name, buffer)
-    };
+    let value =
+        |name: &[u8], buffer: &mut [u8]| rustix::fs::getxattr(path.as_slice(), name, buffer);
     read(&list, &value, &|_| true)
 }
 
@@ -38,9 +36,8 @@ pub(crate) fn at(
 ) -> Result<Vec<Xattr>, Errno> {
     let path = root::through(directory, name);
     let list = |buffer: &mut [u8]| rustix::fs::llistxattr(path.as_slice(), buffer);
-    let value = |name: &[u8], buffer: &mut [u8]| {
-        rustix::fs::lgetxattr(path.as_slice(), name, buffer)
-    };
+    let value =
+        |name: &[u8], buffer: &mut [u8]| rustix::fs::lgetxattr(path.as_slice(), name, buffer);
     read(&list, &value, wanted)
 }
 

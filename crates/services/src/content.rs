@@ -14,9 +14,9 @@ use types::{Digest, Error, FieldMask, Kind, Result, Scope};
 
 pub use client::connect;
 
-use crate::lists;
 use crate::call::{Limits, Reply, detached, limited, open, status};
 use crate::convert::{FromWire, ToWire, digest, filters, mask, present, time};
+use crate::lists;
 
 /// How much of a blob goes into one message.
 const READ_CHUNK: usize = 1 << 20;

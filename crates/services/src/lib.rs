@@ -27,6 +27,7 @@ pub mod namespaces;
 pub mod snapshots;
 pub mod streaming;
 pub mod tasks;
+pub mod transfer;
 pub mod version;
 
 mod remote;

@@ -10,7 +10,7 @@ use pb::{
     namespaces_server::{Namespaces, NamespacesServer},
 };
 use tonic::{Request, Response};
-use types::{FieldMask, Filters, Result};
+use types::{Error, FieldMask, Filters, Result};
 
 use crate::call::{Limits, Peer, Reply, detached, error, limited, status};
 use crate::convert::{FromWire, ToWire, mask, present};
@@ -36,7 +36,13 @@ impl Namespaces for Server {
         &self,
         request: Request<pb::GetNamespaceRequest>,
     ) -> Reply<pb::GetNamespaceResponse> {
-        let found = self.records.get(&request.get_ref().name).await.map_err(status)?;
+        // Compat: a namespace that nobody made has no labels, and is no error: clients look for
+        // their defaults here before they make anything (containerd `core/metadata/namespaces.go`).
+        let name = request.into_inner().name;
+        let found = match self.records.get(&name).await {
+            Err(error) if error.is_not_found() => Namespace { name, ..Namespace::default() },
+            found => found.map_err(status)?,
+        };
         Ok(Response::new(pb::GetNamespaceResponse { namespace: Some(found.to_wire()) }))
     }
 
@@ -109,10 +115,11 @@ impl Remote {
 
 #[async_trait]
 impl Records<Namespace> for Remote {
+    /// The wire does not say whether there is one, so it is found in a list.
     async fn get(&self, name: &str) -> Result<Namespace> {
-        let request = pb::GetNamespaceRequest { name: name.to_owned() };
-        let reply = self.client().get(request).await.map_err(error)?.into_inner();
-        Namespace::from_wire(present(reply.namespace, "namespace")?)
+        let all = self.list(&Filters::default()).await?;
+        let found = all.into_iter().find(|namespace| namespace.name == name);
+        found.ok_or_else(|| Error::not_found(format!("namespace {name:?}")))
     }
 
     /// The wire does not filter, so it is done here.

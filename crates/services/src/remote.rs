@@ -29,6 +29,11 @@ pub async fn dial(address: &Path, patience: Duration) -> Result<Channel> {
 pub fn connect(channel: &Channel, scope: &Scope) -> Result<Client> {
     let peer = peer(channel.clone(), scope)?;
     let snapshotters = peer.clone();
+    let under = scope.lease().is_none().then(|| {
+        let (channel, scope) = (channel.clone(), scope.clone());
+        Arc::new(move |lease: &str| connect(&channel, &scope.clone().with_lease(lease)))
+            as Arc<client::Under>
+    });
     Ok(Client {
         content: content::connect(peer.clone()),
         snapshotters: Arc::new(move |name| {
@@ -41,5 +46,7 @@ pub fn connect(channel: &Channel, scope: &Scope) -> Result<Client> {
         namespaces: namespaces::connect(peer.clone()),
         events: events::connect(peer.clone()),
         tasks: tasks::connect(peer),
+        under,
+        flights: ::images::Flights::default(),
     })
 }

@@ -196,11 +196,13 @@ async fn push(
 ) -> Result<()> {
     let image = client.images.get(&from.name).await?;
     let push = Push {
+        name: image.name,
         target: image.target,
-        push: source.pusher()?,
+        to: source.pusher()?,
         platforms: Vec::from_wire(from.platforms)?,
+        non_distributable: false,
+        concurrency: 0,
         progress,
-        ..Push::default()
     };
     client.push(&push).await
 }

@@ -92,14 +92,12 @@ impl Node<'_> {
     /// Sets an attribute, or warns where it cannot be: those that need privileges, those that the
     /// filesystem does not have, and `user.` on what is neither file nor directory (xattr(7)).
     fn set_xattr(self, key: &[u8], value: &[u8], reserved: Reserved) -> Result<(), Errno> {
-        let result = match is_reserved(key, reserved) {
-            true => Err(Errno::NOTSUP),
-            false => self.put_xattr(key, value),
-        };
-        match result {
-            Err(Errno::PERM) if key.starts_with(b"user.") && !self.has_user_xattrs()? => {}
-            Err(Errno::NOTSUP) => {}
-            result => return result,
+        if !is_reserved(key, reserved) {
+            match self.put_xattr(key, value) {
+                Err(Errno::PERM) if key.starts_with(b"user.") && !self.has_user_xattrs()? => {}
+                Err(Errno::NOTSUP) => {}
+                result => return result,
+            }
         }
         warn!("ignored xattr {} in archive", names::show(key));
         Ok(())
@@ -144,14 +142,11 @@ fn is_reserved(key: &[u8], reserved: Reserved) -> bool {
 /// The owner, if there can be such: the highest number means "leave it", which no archive may say.
 pub(super) fn owner(entry: &Entry) -> Result<(Uid, Gid)> {
     let number = |id: i64| u32::try_from(id).ok().filter(|&id| id != u32::MAX);
-    match (number(entry.uid), number(entry.gid)) {
-        (Some(uid), Some(gid)) => Ok((Uid::from_raw(uid), Gid::from_raw(gid))),
-        _ => {
-            let (name, uid, gid) = (names::show(&entry.name), entry.uid, entry.gid);
-            let text = format!("failed to Lchown {name:?} for UID {uid}, GID {gid}");
-            Err(Error::invalid(text))
-        }
-    }
+    let (Some(uid), Some(gid)) = (number(entry.uid), number(entry.gid)) else {
+        let (name, uid, gid) = (names::show(&entry.name), entry.uid, entry.gid);
+        return Err(Error::invalid(format!("failed to Lchown {name:?} for UID {uid}, GID {gid}")));
+    };
+    Ok((Uid::from_raw(uid), Gid::from_raw(gid)))
 }
 
 /// Access and modification time, as containerd sets them: a file was read no earlier than changed.

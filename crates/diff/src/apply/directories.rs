@@ -102,7 +102,12 @@ impl<'a> Directories<'a> {
     }
 
     /// Notes a directory that the layer describes, and the times it is to have in the end.
-    pub(super) fn described(&mut self, path: Vec<u8>, fd: OwnedFd, times: Timestamps) -> Result<()> {
+    pub(super) fn described(
+        &mut self,
+        path: Vec<u8>,
+        fd: OwnedFd,
+        times: Timestamps,
+    ) -> Result<()> {
         let directory = Directory::new(fd).map_err(from_errno)?;
         self.described.insert(directory.id);
         self.times.push((path.clone(), times));
@@ -187,9 +192,8 @@ fn existing(root: &Root, path: &[u8]) -> Result<Option<OwnedFd>> {
         Err(Errno::NOENT) => return Ok(None),
         Err(_) => {}
     }
-    let missing = &mut |_: BorrowedFd<'_>, _: &[u8], path: &[u8]| {
-        Err(Error::not_found(names::show(path)))
-    };
+    let missing =
+        &mut |_: BorrowedFd<'_>, _: &[u8], path: &[u8]| Err(Error::not_found(names::show(path)));
     match root.walk(path, missing) {
         Ok(fd) => Ok(Some(fd)),
         Err(error) if error.is_not_found() => Ok(None),

@@ -31,10 +31,14 @@ pub(super) fn plan(mounts: &[Mount], overlay_bind: bool, in_user_namespace: bool
             }
             _ => Place::Mounted,
         },
-        "bind" if is_plain && !is_mapped && !mount.source.is_empty() => match overlay_bind {
-            true => Place::Upper { directory: &mount.source, parents: vec![], userxattr: false },
-            false => Place::Bound(&mount.source),
-        },
+        "bind" if is_plain && !is_mapped && !mount.source.is_empty() => {
+            let directory = mount.source.as_str();
+            if overlay_bind {
+                Place::Upper { directory, parents: vec![], userxattr: false }
+            } else {
+                Place::Bound(directory)
+            }
+        }
         _ => Place::Mounted,
     }
 }

@@ -79,9 +79,9 @@ impl<'a> Unpacker<'a> {
         match marker {
             Marker::Opaque => self.opaque(&directory),
             Marker::Gone(gone) => self.gone(&directory, gone, entry),
-            Marker::None | Marker::Reserved => self
-                .create(&directory, name, entry, archive)
-                .map(|()| self.note(&directory, name)),
+            Marker::None | Marker::Reserved => {
+                self.create(&directory, name, entry, archive).map(|()| self.note(&directory, name))
+            }
         }
         .context(|| names::show(&path))
     }
@@ -107,9 +107,8 @@ impl<'a> Unpacker<'a> {
             Kind::File => return self.file(directory, name, entry, archive),
             Kind::Directory => return self.directory(directory, name, entry),
             Kind::Link => self.link(directory, name, entry)?,
-            Kind::Symlink => self.make(directory, name, || {
-                rustix::fs::symlinkat(entry.link.as_slice(), at, name)
-            })?,
+            Kind::Symlink => self
+                .make(directory, name, || rustix::fs::symlinkat(entry.link.as_slice(), at, name))?,
             Kind::Fifo => self.node(directory, name, entry, FileType::Fifo)?,
             Kind::Char => self.node(directory, name, entry, FileType::CharacterDevice)?,
             Kind::Block => self.node(directory, name, entry, FileType::BlockDevice)?,
@@ -130,8 +129,8 @@ impl<'a> Unpacker<'a> {
     ) -> Result<()> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let mode = Mode::RUSR | Mode::WUSR;
-        let file = self
-            .make(directory, name, || rustix::fs::openat(directory, name, flags, mode))?;
+        let file =
+            self.make(directory, name, || rustix::fs::openat(directory, name, flags, mode))?;
         let mut end = 0;
         while let Some(fragment) = archive.fragment()? {
             write_at(&file, fragment.data, fragment.offset).map_err(from_errno)?;
@@ -235,12 +234,13 @@ impl<'a> Unpacker<'a> {
     /// Sees to it that a directory has only what the layer puts there.
     fn hide_beneath(&mut self, directory: &OwnedFd) -> Result<()> {
         match self.whiteouts {
-            Whiteouts::Overlay { .. } => make_opaque(directory.as_fd(), self.whiteouts.opaque_key()),
+            Whiteouts::Overlay { .. } => {
+                make_opaque(directory.as_fd(), self.whiteouts.opaque_key())
+            }
             Whiteouts::Remove => {
                 self.directories.forget();
-                rustix::io::fcntl_dupfd_cloexec(directory, 0).and_then(|fd| {
-                    remove::unkept(fd, &|id, name| self.has_brought(id, name))
-                })
+                rustix::io::fcntl_dupfd_cloexec(directory, 0)
+                    .and_then(|fd| remove::unkept(fd, &|id, name| self.has_brought(id, name)))
             }
         }
         .map_err(from_errno)

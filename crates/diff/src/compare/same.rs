@@ -47,7 +47,7 @@ pub(super) fn attributes(file: Found<'_>) -> Result<Vec<Xattr>> {
 /// What a symbolic link points to.
 pub(super) fn target(file: Found<'_>) -> Result<Vec<u8>> {
     rustix::fs::readlinkat(file.directory, file.name, Vec::new())
-        .map(|target| target.into_bytes())
+        .map(std::ffi::CString::into_bytes)
         .map_err(from_errno)
 }
 

@@ -45,10 +45,10 @@ enum Format {
 impl Header {
     /// Takes a block for a header if its checksum says so, summed over unsigned or signed bytes:
     /// both are in use.
-    pub(super) fn parse(bytes: [u8; BLOCK]) -> Option<Self> {
+    pub(super) fn parse(bytes: &[u8; BLOCK]) -> Option<Self> {
         let stored = octal(&bytes[CHECKSUM])?;
-        let (unsigned, signed) = checksums(&bytes);
-        (stored == unsigned || stored == signed).then_some(Self { bytes })
+        let (unsigned, signed) = checksums(bytes);
+        (stored == unsigned || stored == signed).then_some(Self { bytes: *bytes })
     }
 
     pub(super) fn flag(&self) -> u8 {

@@ -174,7 +174,8 @@ impl<R: BufRead> Archive<R> {
         self.consume_lent();
         self.region.length = 0;
         self.map = Vec::new().into_iter();
-        let (stored, padding) = (std::mem::take(&mut self.stored), std::mem::take(&mut self.padding));
+        let (stored, padding) =
+            (std::mem::take(&mut self.stored), std::mem::take(&mut self.padding));
         if self.skip(stored)? > 0 {
             return Err(unexpected_eof());
         }
@@ -199,7 +200,7 @@ impl<R: BufRead> Archive<R> {
     fn header(&mut self) -> Result<Option<Header>> {
         let Some(block) = self.block()? else { return Ok(None) };
         if block != [0; BLOCK] {
-            return Header::parse(block).map(Some).ok_or_else(invalid_header);
+            return Header::parse(&block).map(Some).ok_or_else(invalid_header);
         }
         match self.block()? {
             None => Ok(None),

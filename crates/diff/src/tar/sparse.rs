@@ -131,7 +131,7 @@ impl<R: BufRead> Archive<R> {
             if let Some(line) = lines.next()? {
                 return pax::unsigned(line).ok_or_else(invalid_header);
             }
-            lines.refill(self.stored_block()?);
+            lines.refill(&self.stored_block()?);
         }
     }
 }
@@ -169,9 +169,9 @@ impl Lines {
         Ok(Some(&self.buffer[start..start + end]))
     }
 
-    fn refill(&mut self, block: [u8; BLOCK]) {
+    fn refill(&mut self, block: &[u8; BLOCK]) {
         self.buffer.drain(..self.start);
         self.start = 0;
-        self.buffer.extend_from_slice(&block);
+        self.buffer.extend_from_slice(block);
     }
 }

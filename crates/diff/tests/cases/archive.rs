@@ -74,7 +74,7 @@ impl Raw {
     pub(super) fn gnu(name: &str, flag: u8, size: usize) -> Self {
         let mut raw = Self([0; 512]);
         raw.put(0, name).put(100, "0000644\0").put(108, "0000000\0").put(116, "0000000\0");
-        raw.put(124, &format!("{size:011o}\0")).put(136, "14524727400\0");
+        raw.put(124, format!("{size:011o}\0")).put(136, "14524727400\0");
         raw.0[156] = flag;
         raw.put(257, "ustar  \0");
         raw

@@ -38,10 +38,8 @@ fn names(archive: &[u8]) -> Vec<String> {
 /// A lower tree, and an upper one that starts as its copy.
 fn trees(base: &[&str]) -> (tempfile::TempDir, std::path::PathBuf, std::path::PathBuf) {
     let top = temp();
-    let bytes = tar(base.iter().map(|name| match name.ends_with('/') {
-        true => dir(name),
-        false => file(name, "base"),
-    }));
+    let part = |name: &&str| if name.ends_with('/') { dir(name) } else { file(name, "base") };
+    let bytes = tar(base.iter().map(part));
     let [lower, upper] = ["lower", "upper"].map(|name| make_dir(top.path(), name));
     unpack(&bytes, &lower).unwrap();
     unpack(&bytes, &upper).unwrap();
@@ -193,8 +191,7 @@ fn a_renamed_directory_is_told_in_full() {
     fs::rename(active.path().join("old"), active.path().join("new")).unwrap();
     std::os::unix::fs::chown(active.path().join("new/f"), Some(3), None).unwrap();
     let lower = layers.path().join("0");
-    let quick =
-        diff::compare(Some(&lower), active.path(), Some(&top), None, Vec::new()).unwrap();
+    let quick = diff::compare(Some(&lower), active.path(), Some(&top), None, Vec::new()).unwrap();
     assert_eq!(names(&quick), ["new/", "new/d/", "new/d/g", "new/f", ".wh.old"]);
     assert!(quick == compare(Some(&lower), active.path()));
     active.close().unwrap();

@@ -44,8 +44,7 @@ fn dots_stay_in_the_root() {
         file("b/c/../d", "4"),
     ]))
     .unwrap();
-    let want =
-        ["b", "b/d", "outside", "outside/absolute", "outside/secret", "outside/up"];
+    let want = ["b", "b/d", "outside", "outside/absolute", "outside/secret", "outside/up"];
     assert_eq!(paths(&jail.root), want);
 }
 

@@ -79,7 +79,7 @@ fn attributes_are_set_and_those_that_cannot_be_are_not_missed() {
     assert_eq!(ping.keys().collect::<Vec<_>>(), ["security.capability", "user.note"]);
     assert_eq!(ping["security.capability"], capability);
     assert_eq!(ping["user.note"], b"a=b\n");
-    assert_eq!(fs::metadata(root.path().join("ping")).unwrap().mode(), 0o104755);
+    assert_eq!(fs::metadata(root.path().join("ping")).unwrap().mode(), 0o104_755);
     assert_eq!(xattrs(&root.path().join("d"))["user.d"], b"1");
     assert!(xattrs(&root.path().join("l")).is_empty());
 }
@@ -156,8 +156,7 @@ fn missing_directories_are_like_those_of_the_layers_beneath() {
     let below = Entry { uid: 9, ..entry(Kind::Directory, "a/b") };
     unpack(&tar([(described, vec![]), (below, vec![])]), &bottom).unwrap();
     write(&middle, "other", "");
-    let applied =
-        unpack_upper(&tar([file("a/b/c/f", "1")]), &upper, &[&middle, &bottom]).unwrap();
+    let applied = unpack_upper(&tar([file("a/b/c/f", "1")]), &upper, &[&middle, &bottom]).unwrap();
     assert!(applied.needs_parent);
     let (a, b) = (fs::metadata(upper.join("a")).unwrap(), fs::metadata(upper.join("a/b")).unwrap());
     assert_eq!((a.uid(), a.gid(), a.mode(), a.mtime()), (7, 8, 0o41750, 1_700_000_000));

@@ -80,9 +80,10 @@ fn bookkeeping_of_aufs_is_ignored() {
 #[test]
 fn a_file_takes_the_place_of_a_tree_and_a_tree_that_of_a_file() {
     check(vec![file("a", "file")], &["a", "b"]);
-    check(vec![dir("b"), file("b/in", "")], &[
-        "a", "a/one", "a/sub", "a/sub/three", "a/two", "b", "b/in",
-    ]);
+    check(
+        vec![dir("b"), file("b/in", "")],
+        &["a", "a/one", "a/sub", "a/sub/three", "a/two", "b", "b/in"],
+    );
     let root = temp();
     make_dir(root.path(), "d/e");
     unpack(&tar([symlink("d", "/elsewhere")]), root.path()).unwrap();

@@ -13,9 +13,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use types::{Digest, Error, FieldMask, Filters, Kind, Labels, Result};
 
-use crate::lists;
 use crate::call::{Limits, Peer, error, limited};
 use crate::convert::{FromWire, present};
+use crate::lists;
 
 /// How much goes into one message of a write.
 const WRITE_CHUNK: usize = 1 << 20;

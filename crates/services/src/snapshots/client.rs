@@ -10,9 +10,9 @@ use futures_util::stream::BoxStream;
 use pb::snapshots_client::SnapshotsClient;
 use types::{FieldMask, Filters, Labels, Result};
 
-use crate::lists;
 use crate::call::{Limits, Peer, error, limited};
 use crate::convert::{FromWire, ToWire, present};
+use crate::lists;
 
 /// The snapshotter that `peer` serves under `name`. What it can do beyond the contract is not on
 /// this service: whoever connects says it (a daemon lists it with its plugins).

@@ -43,14 +43,16 @@ impl Reporter {
 
     /// Waits until the client has taken everything, for a while.
     pub(super) async fn finish(self) {
-        let taken = |it: &Mutex<_>| it.lock().unwrap_or_else(PoisonError::into_inner).take();
-        drop(self.sender.lock().unwrap_or_else(PoisonError::into_inner).take());
-        let forwarding: Option<JoinHandle<()>> = taken(&self.forwarding);
-        let Some(mut forwarding) = forwarding else { return };
+        drop(taken(&self.sender));
+        let Some(mut forwarding) = taken(&self.forwarding) else { return };
         if tokio::time::timeout(PATIENCE, &mut forwarding).await.is_err() {
             forwarding.abort();
         }
     }
+}
+
+fn taken<T>(place: &Mutex<Option<T>>) -> Option<T> {
+    place.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
 impl Progress for Reporter {

@@ -107,8 +107,6 @@ async fn ask(stream: &mut Stream, host: String, reference: String) -> Result<Opt
         AuthType::Refresh if answer.secret.is_empty() => Ok(None),
         AuthType::Refresh => Ok(Some(Credential::identity_token(answer.secret))),
         AuthType::None => Ok(None),
-        AuthType::Header => {
-            Err(Error::unimplemented("credentials as a ready header"))
-        }
+        AuthType::Header => Err(Error::unimplemented("credentials as a ready header")),
     }
 }

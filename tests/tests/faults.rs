@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Registries that refuse, fail and lie.
+
+use std::time::Duration;
+
+use e2e::{Auth, Fault, Image, KnobRegistry, Layer, Outcome, Packed, Part, World, for_each_daemon};
+
+use crate::store::{assert_empty, blobs, snapshots};
+
+for_each_daemon!(
+    a_name_and_a_password_open_the_door,
+    a_token_is_fetched_for_a_name_and_a_password,
+    a_token_is_fetched_for_nobody,
+    without_a_password_the_door_stays_shut,
+    an_image_that_is_not_there_is_not_found,
+    a_registry_that_fails_is_named_with_its_status,
+    a_blob_that_is_not_there_is_not_found,
+    a_cut_body_is_taken_up_where_it_was_cut,
+    a_body_that_never_comes_fails_the_pull,
+    a_lying_registry_is_found_out,
+    a_slow_registry_is_waited_for,
+);
+
+fn stocked() -> Outcome<(KnobRegistry, String, Packed)> {
+    let registry = KnobRegistry::start()?;
+    let packed = Image::three_layers()?.with(Layer::noise("srv/noise", 300_000, 11)).pack()?;
+    let image = registry.put(&packed, "tools/three:1")?;
+    Ok((registry, image, packed))
+}
+
+fn pull<'a>(image: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    [&["images", "pull", "--plain-http"], more, &[image]].concat()
+}
+
+/// Checks that a pull which failed can be repeated with success, and leaves nothing once the image
+/// is removed.
+fn assert_recovers(world: &World, registry: &KnobRegistry, image: &str) -> Outcome {
+    assert_eq!(snapshots(world)?, Vec::<String>::new());
+    registry.heal();
+    registry.auth(Auth::Open);
+    world.ctr.ok(pull(image, &[]))?;
+    let said = world.ctr.ok(["run", "--rm", image, &world.id("x"), "cat", "/srv/twin"])?;
+    assert_eq!(said, "new\n");
+    world.ctr.ok(["images", "rm", "--sync", image])?;
+    assert_empty(world)
+}
+
+fn a_name_and_a_password_open_the_door(world: &mut World) -> Outcome {
+    let (registry, image, _) = stocked()?;
+    registry.auth(Auth::Basic("me", "secret"));
+    world.ctr.ok(pull(&image, &["--user", "me:secret"])).map(drop)
+}
+
+fn a_token_is_fetched_for_a_name_and_a_password(world: &mut World) -> Outcome {
+    let (registry, image, _) = stocked()?;
+    registry.auth(Auth::Bearer("me", "secret"));
+    world.ctr.ok(pull(&image, &["--user", "me:secret"]))?;
+    assert!(registry.seen().iter().any(|seen| seen.path == "/token"));
+    Ok(())
+}
+
+fn a_token_is_fetched_for_nobody(world: &mut World) -> Outcome {
+    let (registry, image, _) = stocked()?;
+    registry.auth(Auth::Anonymous);
+    world.ctr.ok(pull(&image, &[])).map(drop)
+}
+
+fn without_a_password_the_door_stays_shut(world: &mut World) -> Outcome {
+    for auth in [Auth::Basic("me", "secret"), Auth::Bearer("me", "secret")] {
+        let (registry, image, _) = stocked()?;
+        registry.auth(auth);
+        for more in [&[][..], &["--user", "me:wrong"]] {
+            world.ctr.refused(pull(&image, more), &[&image])?;
+        }
+        assert_recovers(world, &registry, &image)?;
+    }
+    Ok(())
+}
+
+fn an_image_that_is_not_there_is_not_found(world: &mut World) -> Outcome {
+    let (registry, image, _) = stocked()?;
+    registry.fault(Part::Manifests, Fault::Status(404));
+    world.ctr.refused(pull(&image, &[]), &[&image, "not found"])?;
+    assert_recovers(world, &registry, &image)
+}
+
+fn a_registry_that_fails_is_named_with_its_status(world: &mut World) -> Outcome {
+    let (registry, image, _) = stocked()?;
+    registry.fault(Part::Manifests, Fault::Status(500));
+    world.ctr.refused(pull(&image, &[]), &[&image, "500 Internal Server Error"])?;
+    assert_recovers(world, &registry, &image)
+}
+
+fn a_blob_that_is_not_there_is_not_found(world: &mut World) -> Outcome {
+    let (registry, image, packed) = stocked()?;
+    let name = &packed.layers[1].digest;
+    registry.fault(Part::Blob(name.clone()), Fault::Status(404));
+    world.ctr.refused(pull(&image, &[]), &[name, "not found"])?;
+    assert_recovers(world, &registry, &image)
+}
+
+fn a_cut_body_is_taken_up_where_it_was_cut(world: &mut World) -> Outcome {
+    let (registry, image, packed) = stocked()?;
+    registry.fault(Part::Blob(packed.layers[3].digest.clone()), Fault::Cut(100_000));
+    world.ctr.ok(pull(&image, &[]))?;
+    let offsets: Vec<u64> = registry.seen().iter().filter_map(|seen| seen.from).collect();
+    assert!(offsets.contains(&100_000), "asked from {offsets:?}");
+    assert_eq!(blobs(world)?.len(), 6);
+    Ok(())
+}
+
+fn a_body_that_never_comes_fails_the_pull(world: &mut World) -> Outcome {
+    let (registry, image, packed) = stocked()?;
+    let name = &packed.layers[0].digest;
+    registry.fault(Part::Blob(name.clone()), Fault::Cut(0));
+    world.ctr.refused(pull(&image, &[]), &["unexpected EOF"])?;
+    assert_recovers(world, &registry, &image)
+}
+
+fn a_lying_registry_is_found_out(world: &mut World) -> Outcome {
+    let (registry, image, packed) = stocked()?;
+    let name = &packed.layers[0].digest;
+    registry.fault(Part::Blob(name.clone()), Fault::Corrupt);
+    world.ctr.refused(pull(&image, &[]), &["unexpected commit digest", name])?;
+    assert!(!blobs(world)?.contains(name));
+    world.ctr.run(["images", "rm", "--sync", &image])?;
+    assert_recovers(world, &registry, &image)
+}
+
+fn a_slow_registry_is_waited_for(world: &mut World) -> Outcome {
+    let (registry, image, _) = stocked()?;
+    registry.fault(Part::Blobs, Fault::Slow(64 * 1024, Duration::from_millis(50)));
+    world.ctr.ok(pull(&image, &[])).map(drop)
+}

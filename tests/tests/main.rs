@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The scenarios: claims, played on the distribution's containerd first and then on ours.
+
+mod codes;
+mod content;
+mod daemon;
+mod events;
+mod faults;
+mod hostile;
+mod images;
+mod leases;
+mod namespaces;
+mod refusals;
+mod restart;
+mod run;
+mod snapshots;
+mod store;
+mod tasks;
+mod terminal;
+mod version;
+mod wire;

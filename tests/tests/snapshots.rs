@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Snapshots, as a client sees them.
+
+use e2e::{Image, Outcome, World, ensure, for_each_daemon};
+
+use crate::store::{collect, first_word, snapshots};
+
+for_each_daemon!(
+    a_list_names_kinds_and_parents,
+    a_tree_shows_who_stands_on_whom,
+    usage_counts_bytes_and_inodes,
+    a_snapshot_is_prepared_committed_and_stood_upon,
+    a_parent_is_not_removed,
+    the_difference_of_a_snapshot_is_an_archive,
+    the_native_snapshotter_works_too,
+);
+
+fn pull_three(world: &World) -> Outcome<String> {
+    world.pull(&Image::three_layers()?, "tools/three:1")
+}
+
+/// The snapshot that has all three layers.
+fn top(world: &World) -> Outcome<String> {
+    let lines = world.ctr.lines(["snapshots", "ls"])?;
+    let parents: Vec<&str> =
+        lines.iter().filter_map(|line| line.split_whitespace().nth(1)).collect();
+    let keys = lines.iter().skip(1).map(|line| first_word(line));
+    let mut tops = keys.filter(|key| !parents.contains(&key.as_str()));
+    tops.next().ok_or_else(|| e2e::Failure::new(format!("no top in {lines:?}")))
+}
+
+fn a_list_names_kinds_and_parents(world: &mut World) -> Outcome {
+    let image = pull_three(world)?;
+    let id = world.id("web");
+    world.ctr.ok(["containers", "create", &image, &id, "true"])?;
+    let lines = world.ctr.lines(["snapshots", "ls"])?;
+    let kind = |wanted: &str| lines.iter().filter(|line| line.ends_with(wanted)).count();
+    assert_eq!((kind("Committed"), kind("Active")), (3, 1), "{lines:#?}");
+    world.ctr.ok(["containers", "rm", &id])?;
+    assert_eq!(snapshots(world)?.len(), 3);
+    Ok(())
+}
+
+fn a_tree_shows_who_stands_on_whom(world: &mut World) -> Outcome {
+    pull_three(world)?;
+    let tree = world.ctr.ok(["snapshots", "tree"])?;
+    let depths: Vec<usize> = tree.lines().filter_map(|line| line.find("sha256:")).collect();
+    assert!(depths.len() == 3 && depths.is_sorted_by(|a, b| a < b), "{tree}");
+    Ok(())
+}
+
+fn usage_counts_bytes_and_inodes(world: &mut World) -> Outcome {
+    pull_three(world)?;
+    let key = top(world)?;
+    let lines = world.ctr.lines(["snapshots", "usage", &key])?;
+    let line = lines.last().map(String::as_str).unwrap_or_default();
+    let inodes = line.split_whitespace().last().and_then(|word| word.parse::<u64>().ok());
+    // Of the third layer: its root, srv, the whiteout, one file with two names, a link, hidden and
+    // the one in it.
+    assert_eq!(inodes, Some(7), "{lines:?}");
+    let whole = world.ctr.lines(["snapshots", "usage"])?;
+    assert_eq!(whole.len(), 4, "{whole:?}");
+    Ok(())
+}
+
+fn a_snapshot_is_prepared_committed_and_stood_upon(world: &mut World) -> Outcome {
+    pull_three(world)?;
+    let parent = top(world)?;
+    world.ctr.ok(["snapshots", "prepare", "work", &parent])?;
+    world.ctr.refused(["snapshots", "prepare", "work", &parent], &["work", "already exists"])?;
+    let mounts = world.ctr.ok(["snapshots", "mounts", "/target", "work"])?;
+    for word in ["overlay", "upperdir=", "lowerdir=", "/target"] {
+        assert!(mounts.contains(word), "{word} in {mounts}");
+    }
+    world.ctr.ok(["snapshots", "commit", "done", "work"])?;
+    world.ctr.ok(["snapshots", "label", "done", "containerd.io/gc.root=yes"])?;
+    world.ctr.ok(["snapshots", "view", "look", "done"])?;
+    let info = world.ctr.ok(["snapshots", "info", "done"])?;
+    assert!(info.contains("Committed") && info.contains(&parent), "{info}");
+    collect(world)?;
+    let left = snapshots(world)?;
+    ensure!(left.contains(&"done".to_owned()), "a root was collected: {left:?}");
+    ensure!(!left.contains(&"look".to_owned()), "what nobody holds was kept: {left:?}");
+    Ok(())
+}
+
+fn a_parent_is_not_removed(world: &mut World) -> Outcome {
+    pull_three(world)?;
+    let lines = world.ctr.lines(["snapshots", "ls"])?;
+    let bottom = lines
+        .iter()
+        .find(|line| line.split_whitespace().count() == 2 && line.ends_with("Committed"));
+    let bottom = first_word(bottom.map(String::as_str).unwrap_or_default());
+    world.ctr.refused(["snapshots", "rm", &bottom], &["cannot remove snapshot with child"])?;
+    assert_eq!(snapshots(world)?.len(), 3);
+    Ok(())
+}
+
+fn the_difference_of_a_snapshot_is_an_archive(world: &mut World) -> Outcome {
+    let image = pull_three(world)?;
+    let id = world.id("web");
+    let script = "echo new > /srv/made; rm /srv/kept";
+    world.ctr.ok(["run", &image, &id, "sh", "-c", script])?;
+    let plain = "application/vnd.oci.image.layer.v1.tar";
+    let archive = world.ctr.ok(["snapshots", "diff", "--media-type", plain, &id])?;
+    assert!(archive.contains("srv/made") && archive.contains("srv/.wh.kept"), "{archive:?}");
+    assert!(!archive.contains("srv/replaced"), "unchanged files are in it: {archive:?}");
+    world.ctr.remove(&id)
+}
+
+fn the_native_snapshotter_works_too(world: &mut World) -> Outcome {
+    let image = world.registry()?.push(&Image::three_layers()?.pack()?, "tools/three:1")?;
+    let native = ["--snapshotter", "native"];
+    world.ctr.ok([&["images", "pull", "--plain-http"], &native[..], &[&image]].concat())?;
+    assert_eq!(snapshots(world)?, Vec::<String>::new());
+    let lines = world.ctr.lines(["snapshots", "--snapshotter", "native", "ls"])?;
+    assert_eq!(lines.len(), 4, "{lines:?}");
+    let id = world.id("x");
+    let said = world
+        .ctr
+        .ok([&["run", "--rm"], &native[..], &[&image, &id, "cat", "/srv/twin"]].concat())?;
+    assert_eq!(said, "new\n");
+    world.ctr.ok(["images", "rm", "--sync", &image])?;
+    let lines = world.ctr.lines(["snapshots", "--snapshotter", "native", "ls"])?;
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    Ok(())
+}
