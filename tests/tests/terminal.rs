@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Containers on a person's terminal.
 
-use e2e::{Outcome, PATIENCE, World, for_each_shim};
+use e2e::{Outcome, PATIENCE, World, for_each_shim, wait};
 
 for_each_shim!(a_container_has_a_terminal, a_terminal_is_resized, an_exec_has_a_terminal);
 
@@ -22,10 +22,12 @@ fn a_terminal_is_resized(world: &mut World) -> Outcome {
     let id = world.id("tty");
     let mut pty = world.ctr.on_terminal(["run", "--rm", "-t", &image, &id, "sh"])?;
     pty.expect("# ", PATIENCE)?;
-    pty.resize(33, 111)?;
-    // The client tells the shim some time after it was told itself.
     pty.type_in("until stty size | grep '33 111'; do sleep 0.1; done; exit\n")?;
-    pty.expect("33 111\r", PATIENCE)?;
+    // The client may not listen to the signal yet when it is told for the first time.
+    wait::until("the new size", PATIENCE, || {
+        pty.resize(33, 111)?;
+        Ok(pty.shown().contains("33 111\r").then_some(()))
+    })?;
     assert!(pty.wait(PATIENCE)?.success(), "{}", pty.shown());
     Ok(())
 }

@@ -78,7 +78,8 @@ fn read(path: &Path) -> Result<Bytes> {
 /// Reads a line that is not shown, from the terminal if there is one.
 fn ask(question: &str) -> Result<String> {
     let input = rustix::stdio::stdin();
-    let shown = if isatty(input) { Some(tcgetattr(input).map_err(std::io::Error::from)?) } else { None };
+    let shown =
+        if isatty(input) { Some(tcgetattr(input).map_err(std::io::Error::from)?) } else { None };
     if let Some(shown) = &shown {
         let mut hidden = shown.clone();
         hidden.local_modes.remove(LocalModes::ECHO);

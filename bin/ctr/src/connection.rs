@@ -24,10 +24,6 @@ impl Connection {
         Self { global, channel: OnceCell::new() }
     }
 
-    pub(crate) fn is_debug(&self) -> bool {
-        self.global.debug
-    }
-
     pub(crate) fn namespace(&self) -> &str {
         &self.global.namespace
     }

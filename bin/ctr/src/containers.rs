@@ -5,7 +5,14 @@ use records::{Container, Delete};
 use serde_json::{Value, json};
 use types::{Error, Filters, Result};
 
-use crate::{connection::Connection, labels, run, table::Table, units, output::say};
+use crate::{
+    connection::Connection,
+    labels,
+    output::{self, say},
+    run,
+    table::Table,
+    units,
+};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -138,7 +145,7 @@ fn json_of(container: &Container, spec: &Value) -> Value {
 async fn list(connection: &Connection, quiet: bool, filters: &Filters) -> Result<()> {
     let containers = connection.client().await?.containers.list(filters).await?;
     if quiet {
-        containers.iter().for_each(|container| say!("{}", container.id));
+        output::lines(containers.iter().map(|container| &container.id));
         return Ok(());
     }
     let mut table = Table::new(["CONTAINER", "IMAGE", "RUNTIME"]);

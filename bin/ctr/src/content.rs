@@ -7,7 +7,13 @@ use futures_util::TryStreamExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use types::{Digest, Error, Filters, Labels, Result};
 
-use crate::{connection::Connection, images, labels, table::Table, units, output::say};
+use crate::{
+    connection::Connection,
+    images, labels,
+    output::{self, say},
+    table::Table,
+    units,
+};
 
 /// How much is read or written at a time.
 const CHUNK: usize = 1 << 20;
@@ -24,7 +30,7 @@ pub(crate) enum Command {
         digests: Vec<Digest>,
     },
     /// Fetch all content of an image into the store, without unpacking it
-    Fetch(images::Fetch),
+    Fetch(Box<images::Fetch>),
     /// Write a blob to the standard output
     Get {
         /// Its digest
@@ -147,7 +153,7 @@ async fn list(store: &dyn Store, quiet: bool, filters: Filters) -> Result<()> {
     let mut blobs: Vec<Info> = store.walk(filters).try_collect().await?;
     blobs.sort_by(|a, b| a.digest.cmp(&b.digest));
     if quiet {
-        blobs.iter().for_each(|info| say!("{}", info.digest));
+        output::lines(blobs.iter().map(|info| &info.digest));
         return Ok(());
     }
     let mut table = Table::new(["DIGEST", "SIZE", "AGE", "LABELS"]);

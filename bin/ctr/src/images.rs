@@ -34,9 +34,9 @@ pub(crate) enum Command {
     /// Unmount the filesystem of an image
     Unmount(mount::Detach),
     /// Fetch an image from a registry and make it ready to run
-    Pull(pull::Pull),
+    Pull(Box<pull::Pull>),
     /// Send an image to a registry
-    Push(push::Push),
+    Push(Box<push::Push>),
     /// Delete images
     #[command(visible_aliases = ["del", "remove", "rm"])]
     Delete {
@@ -135,9 +135,10 @@ async fn tag(
     let image = client.images.get(source).await?;
     for name in targets {
         let image = Image { name, ..image.clone() };
-        let kept = match force {
-            true => client.keep_image(image).await?,
-            false => client.images.create(image).await?,
+        let kept = if force {
+            client.keep_image(image).await?
+        } else {
+            client.images.create(image).await?
         };
         say!("{}", kept.name);
     }

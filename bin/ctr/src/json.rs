@@ -24,7 +24,13 @@ macro_rules! numbers {
     )*};
 }
 
-numbers! { bool u32 u64 i64 f64 }
+numbers! { bool u32 u64 i64 }
+
+impl Field for f64 {
+    fn value(&self) -> Value {
+        if self.abs() < f64::EPSILON { Value::Null } else { json!(self) }
+    }
+}
 
 impl Field for types::Labels {
     fn value(&self) -> Value {
@@ -82,7 +88,8 @@ mod tests {
 
     #[test]
     fn what_is_empty_is_left_out_but_not_from_lists() {
-        let shown = object([("a", 0_u64.value()), ("b", vec![0_u64, 2].value()), ("c", true.value())]);
+        let shown =
+            object([("a", 0_u64.value()), ("b", vec![0_u64, 2].value()), ("c", true.value())]);
         assert_eq!(shown.to_string(), r#"{"b":[0,2],"c":true}"#);
     }
 }

@@ -6,7 +6,13 @@ use clap::Subcommand;
 use records::{Delete, Lease};
 use types::{Filters, Result, labels::GC_EXPIRE};
 
-use crate::{connection::Connection, labels, table::Table, units, output::say};
+use crate::{
+    connection::Connection,
+    labels,
+    output::{self, say},
+    table::Table,
+    units,
+};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -77,7 +83,7 @@ fn new_lease(id: Option<String>, expires: Duration, labels: &[String]) -> Lease 
 
 fn print(leases: &[Lease], quiet: bool) {
     if quiet {
-        return leases.iter().for_each(|lease| say!("{}", lease.id));
+        return output::lines(leases.iter().map(|lease| &lease.id));
     }
     let mut table = Table::new(["ID", "CREATED AT", "LABELS"]);
     for lease in leases {

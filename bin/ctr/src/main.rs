@@ -3,18 +3,27 @@
 //!
 //! One file per group of commands, with the words and flags of Go's `ctr`. Everything goes through
 //! the daemon's API: there is no way around it.
+mod access;
 mod connection;
 mod containers;
 mod content;
 mod events;
+mod follow;
 mod images;
 mod info;
+mod json;
 mod labels;
 mod leases;
 mod namespaces;
+mod output;
 mod plugins;
+mod progress;
+mod run;
+mod signals;
 mod snapshots;
+mod stdio;
 mod table;
+mod tasks;
 mod terminal;
 mod units;
 mod version;
@@ -22,6 +31,7 @@ mod version;
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
+use tracing_subscriber::filter::LevelFilter;
 use types::Result;
 
 use connection::Connection;
@@ -57,7 +67,13 @@ struct Global {
     #[arg(long, value_name = "TIME", default_value = "0", value_parser = units::duration)]
     connect_timeout: std::time::Duration,
     /// Namespace to work in
-    #[arg(long, short, value_name = "NAME", default_value = "default", env = "CONTAINERD_NAMESPACE")]
+    #[arg(
+        long,
+        short,
+        value_name = "NAME",
+        default_value = "default",
+        env = "CONTAINERD_NAMESPACE"
+    )]
     namespace: String,
 }
 
@@ -82,9 +98,14 @@ enum Command {
     /// Manage containers
     #[command(subcommand, visible_aliases = ["c", "container"])]
     Containers(containers::Command),
+    /// Run a container
+    Run(Box<run::Command>),
     /// Manage snapshots
     #[command(visible_alias = "snapshot")]
     Snapshots(snapshots::Command),
+    /// Manage tasks
+    #[command(subcommand, visible_aliases = ["t", "task"])]
+    Tasks(tasks::Command),
     /// Manage leases
     #[command(subcommand)]
     Leases(leases::Command),
@@ -95,18 +116,29 @@ enum Command {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let outcome = match runtime {
-        Ok(runtime) => runtime.block_on(run(cli)),
-        Err(error) => Err(error.into()),
-    };
-    match outcome {
+    log_to_stderr(cli.global.debug);
+    match block_on(run(cli)) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("ctr: {error}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// What libraries have to say goes to the standard error: warnings, or everything.
+fn log_to_stderr(debug: bool) {
+    let level = if debug { LevelFilter::DEBUG } else { LevelFilter::WARN };
+    let lines = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr);
+    lines.without_time().with_target(debug).init();
+}
+
+fn block_on(work: impl Future<Output = Result<ExitCode>>) -> Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let outcome = runtime.block_on(work);
+    // Somebody may still be waiting for a line from the standard input: not for us.
+    runtime.shutdown_background();
+    outcome
 }
 
 /// Runs the command, for at most as long as it was given.
@@ -128,6 +160,8 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Plugins(command) => command.run(&connection).await,
         Command::Namespaces(command) => command.run(&connection).await,
         Command::Content(command) => command.run(&connection).await,
+        Command::Run(command) => return command.run(&connection).await,
+        Command::Tasks(command) => return command.run(&connection).await,
         Command::Images(command) => command.run(&connection).await,
         Command::Containers(command) => command.run(&connection).await,
         Command::Snapshots(command) => command.run(&connection).await,

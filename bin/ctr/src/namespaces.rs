@@ -4,7 +4,12 @@ use clap::Subcommand;
 use records::{Delete, Namespace};
 use types::{Error, Filters, Result};
 
-use crate::{connection::Connection, labels, table::Table, output::say};
+use crate::{
+    connection::Connection,
+    labels,
+    output::{self, say},
+    table::Table,
+};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -76,7 +81,7 @@ impl Command {
 
 fn print(namespaces: &[Namespace], quiet: bool) {
     if quiet {
-        return namespaces.iter().for_each(|namespace| say!("{}", namespace.name));
+        return output::lines(namespaces.iter().map(|namespace| &namespace.name));
     }
     let mut table = Table::new(["NAME", "LABELS"]);
     for Namespace { name, labels } in namespaces {

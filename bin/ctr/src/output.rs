@@ -23,6 +23,13 @@ pub(crate) fn line(text: fmt::Arguments<'_>) {
     finish(writeln!(output, "{text}"));
 }
 
+/// Prints each item on a line.
+pub(crate) fn lines(items: impl IntoIterator<Item = impl fmt::Display>) {
+    for item in items {
+        line(format_args!("{item}"));
+    }
+}
+
 /// Prints text as it is.
 pub(crate) fn text(text: &str) {
     let mut output = io::stdout().lock();

@@ -4,7 +4,11 @@ use clap::Subcommand;
 use services::introspection::{self, Plugin};
 use types::{Filters, Kind, Platform, Result};
 
-use crate::{connection::Connection, table::Table, output::say};
+use crate::{
+    connection::Connection,
+    output::{self, say},
+    table::Table,
+};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -28,7 +32,7 @@ impl Command {
         let filters = Filters::parse(filters)?;
         let plugins = introspection::plugins(connection.peer().await?, &filters).await?;
         match (quiet, detailed) {
-            (true, _) => plugins.iter().for_each(|plugin| say!("{}", plugin.id)),
+            (true, _) => output::lines(plugins.iter().map(|plugin| &plugin.id)),
             (_, true) => plugins.iter().for_each(print_all),
             _ => print_table(&plugins),
         }

@@ -52,7 +52,12 @@ impl Display {
             return bars.finish(what);
         }
         let (total, elapsed) = (state.board.total(), self.begun.elapsed());
-        say!("{what}  elapsed: {:.1}s  total: {}  ({})", elapsed.as_secs_f64(), units::bytes(total), rate(total, elapsed));
+        say!(
+            "{what}  elapsed: {:.1}s  total: {}  ({})",
+            elapsed.as_secs_f64(),
+            units::bytes(total),
+            rate(total, elapsed)
+        );
     }
 
     /// Gives the terminal back where something failed.
@@ -193,7 +198,8 @@ impl Bars {
 
     /// Makes all names as wide as the widest.
     fn align(&mut self, board: &Board) {
-        let name = |blob: &Blob| format!("{:indent$}{}", "", short(&blob.name), indent = 2 * blob.depth);
+        let name =
+            |blob: &Blob| format!("{:indent$}{}", "", short(&blob.name), indent = 2 * blob.depth);
         let names: Vec<String> = board.blobs.iter().map(name).collect();
         let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0);
         let is_wider = width > std::mem::replace(&mut self.width, width);
@@ -234,8 +240,9 @@ fn short(name: &str) -> String {
 }
 
 fn rate(total: u64, elapsed: Duration) -> String {
-    let seconds = elapsed.as_secs_f64().max(0.001);
-    format!("{}/s", units::bytes((total as f64 / seconds) as u64))
+    let millis = elapsed.as_millis().max(1);
+    let each_second = u128::from(total) * 1000 / millis;
+    format!("{}/s", units::bytes(u64::try_from(each_second).unwrap_or(u64::MAX)))
 }
 
 #[cfg(test)]

@@ -46,10 +46,8 @@ const REAL_TIME: (u32, u32) = (34, 64);
 
 /// What is asked to end, where nothing else was said.
 pub(crate) const TERM: u32 = 15;
-/// What cannot be refused.
-pub(crate) const KILL: u32 = 9;
 /// The size of the terminal changed.
-const WINCH: u32 = 28;
+pub(crate) const WINCH: u32 = 28;
 
 /// What is passed on to a process that we stand in for. Stopping is left out, so that a shell can
 /// stop us alone, and so is what is about ourselves: children, broken pipes, faults.
@@ -84,15 +82,15 @@ fn offset_of(text: &str, sign: char) -> Option<u32> {
 }
 
 /// The signals that come from now on, in place of what they would do to us.
-///
-/// Whether a change of the terminal's size is among them is up to who has the terminal.
-pub(crate) fn catch(resizes: bool) -> std::io::Result<mpsc::UnboundedReceiver<u32>> {
+pub(crate) fn catch() -> std::io::Result<mpsc::UnboundedReceiver<u32>> {
     let (sender, receiver) = mpsc::unbounded_channel();
-    for number in FORWARDED.into_iter().filter(|&number| number != WINCH || resizes) {
+    for number in FORWARDED {
         let kind = tokio::signal::unix::SignalKind::from_raw(number as i32);
         let mut signals = tokio::signal::unix::signal(kind)?;
         let sender = sender.clone();
-        tokio::spawn(async move { while signals.recv().await.is_some() && sender.send(number).is_ok() {} });
+        tokio::spawn(async move {
+            while signals.recv().await.is_some() && sender.send(number).is_ok() {}
+        });
     }
     Ok(receiver)
 }

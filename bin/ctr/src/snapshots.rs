@@ -8,7 +8,13 @@ use futures_util::TryStreamExt;
 use mount::Mount;
 use types::{FieldMask, Filters, Labels, Result};
 
-use crate::{connection::Connection, labels, table::Table, units, output::say};
+use crate::{
+    connection::Connection,
+    labels,
+    output::{self, say},
+    table::Table,
+    units,
+};
 
 /// The snapshotter where nothing else was said (containerd `defaults/defaults_unix.go`).
 const DEFAULT: &str = "overlayfs";
@@ -135,14 +141,18 @@ impl Action {
             }
             Self::Prepare { target, key, parent } => {
                 let mounts = snapshotter.prepare(&key, parent.as_deref(), root()).await?;
-                target.iter().for_each(|target| print_mounts(target, &mounts));
+                if let Some(target) = &target {
+                    print_mounts(target, &mounts);
+                }
                 Ok(())
             }
             Self::Tree => tree(&*snapshotter).await,
             Self::Usage { bytes, keys } => usage(&*snapshotter, bytes, keys).await,
             Self::View { target, key, parent } => {
                 let mounts = snapshotter.view(&key, parent.as_deref(), root()).await?;
-                target.iter().for_each(|target| print_mounts(target, &mounts));
+                if let Some(target) = &target {
+                    print_mounts(target, &mounts);
+                }
                 Ok(())
             }
         }
@@ -203,16 +213,17 @@ fn branches(
             0 => String::new(),
             depth => format!("{}\\_", " ".repeat(2 * depth)),
         };
-        text.push_str(&format!("{indent} {name}\n"));
+        text.extend([&indent, " ", name, "\n"]);
         text.push_str(&branches(children, Some(name), depth + 1));
     }
     text
 }
 
 async fn usage(snapshotter: &dyn Snapshotter, in_bytes: bool, keys: Vec<String>) -> Result<()> {
-    let keys = match keys.is_empty() {
-        true => all(snapshotter).await?.into_iter().map(|info| info.name).collect(),
-        false => keys,
+    let keys = if keys.is_empty() {
+        all(snapshotter).await?.into_iter().map(|info| info.name).collect()
+    } else {
+        keys
     };
     let mut table = Table::new(["KEY", "SIZE", "INODES"]);
     for key in keys {

@@ -32,7 +32,9 @@ impl Terminal {
     /// Makes the terminal raw. It is the one of the standard input, or of an output.
     pub(crate) fn raw() -> Result<Self> {
         let fd = current().ok_or_else(|| {
-            Error::failed_precondition("no terminal to hand over: leave out --tty, or run ctr on one")
+            Error::failed_precondition(
+                "no terminal to hand over: leave out --tty, or run ctr on one",
+            )
         })?;
         let before = tcgetattr(fd).map_err(std::io::Error::from).context(|| "read the terminal")?;
         let mut raw = before.clone();
@@ -67,7 +69,7 @@ fn current() -> Option<BorrowedFd<'static>> {
 fn restore(fd: BorrowedFd<'_>) {
     let before = BEFORE.lock().unwrap_or_else(PoisonError::into_inner).take();
     if let Some(before) = before {
-        drop(tcsetattr(fd, OptionalActions::Now, &before));
+        let _gone = tcsetattr(fd, OptionalActions::Now, &before);
     }
 }
 

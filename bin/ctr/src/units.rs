@@ -5,13 +5,13 @@ use std::time::{Duration, SystemTime};
 /// A size in binary units: `4.2 MiB` (containerd `pkg/progress/humaans.go`).
 pub(crate) fn bytes(size: u64) -> String {
     const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
-    let mut value = size as f64;
-    let mut unit = 0;
-    while value >= 1024.0 && unit < UNITS.len() - 1 {
-        value /= 1024.0;
+    let (mut scale, mut unit) = (1_u64, 0);
+    while size / scale >= 1024 && unit < UNITS.len() - 1 {
+        scale *= 1024;
         unit += 1;
     }
-    format!("{value:.1} {}", UNITS[unit])
+    let tenths = (u128::from(size) * 10 + u128::from(scale / 2)) / u128::from(scale);
+    format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit])
 }
 
 /// How long ago a time was, in its largest unit: `3 minutes`.

@@ -77,12 +77,14 @@ impl Verdict {
         let (there, needed) = (check.present.len(), check.required.len());
         let is_complete = check.available && check.missing.is_empty();
         let (status, size) = match (check.available, is_complete) {
-            (false, _) => (
-                format!("unavailable ({there}/?)"),
-                format!("{}/?", sum(&check.present)),
-            ),
+            (false, _) => {
+                (format!("unavailable ({there}/?)"), format!("{}/?", sum(&check.present)))
+            }
             (_, is_complete) => (
-                format!("{} ({there}/{needed})", if is_complete { "complete" } else { "incomplete" }),
+                format!(
+                    "{} ({there}/{needed})",
+                    if is_complete { "complete" } else { "incomplete" }
+                ),
                 format!("{}/{}", sum(&check.present), sum(&check.required)),
             ),
         };

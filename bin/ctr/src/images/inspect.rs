@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What an image is made of, as a tree: each document above what it refers to.
-use clap::Args;
 use ::content::Store;
+use clap::Args;
 use futures_util::{FutureExt as _, future::BoxFuture};
 use types::{Descriptor, Result, media_types};
 

@@ -5,14 +5,14 @@ use client::Client;
 use records::Image;
 use types::{Filters, Platform, Result, platform::Matcher};
 
-use crate::{connection::Connection, labels, output::say, table::Table, units};
+use crate::{connection::Connection, labels, output, table::Table, units};
 
 /// Lists images, also those of which something is missing.
 pub(crate) async fn run(connection: &Connection, quiet: bool, filters: Vec<String>) -> Result<()> {
     let client = connection.client().await?;
     let images = client.images.list(&Filters::parse(filters)?).await?;
     if quiet {
-        images.iter().for_each(|image| say!("{}", image.name));
+        output::lines(images.iter().map(|image| &image.name));
         return Ok(());
     }
     let mut table = Table::new(["REF", "TYPE", "DIGEST", "SIZE", "PLATFORMS", "LABELS"]);

@@ -6,10 +6,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use clap::Args;
-use client::{Client, Unpack};
 use ::mount::{Mount, UnmountFlags};
 use ::snapshots::Snapshotter;
+use clap::Args;
+use client::{Client, Unpack};
 use records::{Delete, Lease};
 use types::{
     Context as _, Labels, Platform, Result,
@@ -89,9 +89,10 @@ impl Attach {
         snapshots: &dyn Snapshotter,
         parent: Option<&str>,
     ) -> Result<Vec<Mount>> {
-        let made = match self.rw {
-            true => snapshots.prepare(&self.target, parent, Labels::new()).await,
-            false => snapshots.view(&self.target, parent, Labels::new()).await,
+        let made = if self.rw {
+            snapshots.prepare(&self.target, parent, Labels::new()).await
+        } else {
+            snapshots.view(&self.target, parent, Labels::new()).await
         };
         match made {
             Err(error) if error.is_already_exists() => snapshots.mounts(&self.target).await,

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+use std::process::{Command, Stdio};
+
+use api::containerd::{
+    runc::v1::Options,
+    runtime::bootstrap::v1::{BootstrapParams, BootstrapResult},
+    types::RuntimeInfo,
+};
+use prost::Message;
+
+use crate::{
+    bundle::{process, spec},
+    driver::Driver,
+};
+
+const SHIM: &str = env!("CARGO_BIN_EXE_containerd-shim-runc-v2");
+
+#[test]
+fn the_version_is_printed() {
+    for flag in ["-v", "--version"] {
+        let output = Command::new(SHIM).arg(flag).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(text.starts_with("containerd-shim-runc-v2:\n  Version:  "), "{text}");
+    }
+}
+
+#[test]
+fn a_namespace_is_needed() {
+    let output = Command::new(SHIM).output().unwrap();
+    assert!(!output.status.success());
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(text, "io.containerd.runc.v2: shim namespace cannot be empty");
+}
+
+#[test]
+fn what_the_runtime_can_do_is_printed() {
+    let mut shim = Command::new(SHIM);
+    shim.arg("-info").stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = shim.spawn().unwrap();
+    let options = api::pack(&Options { binary_name: "runc".into(), ..Default::default() });
+    let mut stdin = child.stdin.take().unwrap();
+    std::io::Write::write_all(&mut stdin, &options.encode_to_vec()).unwrap();
+    drop(stdin);
+    let output = child.wait_with_output().unwrap();
+    let info = RuntimeInfo::decode(output.stdout.as_slice()).unwrap();
+    assert_eq!(info.name, "io.containerd.runc.v2");
+    assert_eq!(info.options, Some(options));
+    assert!(info.features.is_none_or(|features| features.type_url.ends_with("/features/Features")));
+}
+
+#[tokio::test]
+async fn each_daemon_is_answered_as_it_understands() {
+    let driver = Driver::new();
+    let id = driver.id("a");
+    let bundle = driver.ground.bundle(&id, &spec(&id, &process(&["true"])));
+    let shim = driver.shim(&id, &bundle).await;
+
+    let bare = driver.run_with(&bundle, &id, &["start"], &[], None);
+    assert_eq!(String::from_utf8(bare.stdout).unwrap(), shim.address);
+    let json = driver.run_with(&bundle, &id, &["start"], &[], Some("2"));
+    let want = format!(r#"{{"version":2,"address":"{}","protocol":"ttrpc"}}"#, shim.address);
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(json, serde_json::from_str::<serde_json::Value>(&want).unwrap());
+    let params = BootstrapParams {
+        instance_id: id.clone(),
+        namespace: driver.namespace.clone(),
+        containerd_grpc_address: driver.ground.path().join("containerd.sock").display().to_string(),
+        ..Default::default()
+    };
+    let message = driver.run_with(&bundle, &id, &["start"], &params.encode_to_vec(), None);
+    let result = BootstrapResult::decode(message.stdout.as_slice()).unwrap();
+    assert_eq!((result.version, result.address.as_str()), (3, shim.address.as_str()));
+
+    shim.shutdown().await.unwrap();
+    shim.gone().await;
+}
+
+#[tokio::test]
+async fn a_shim_listens_where_it_is_told_and_scores_above_its_daemon() {
+    let driver = Driver::new();
+    let id = driver.id("a");
+    let bundle = driver.ground.bundle(&id, &spec(&id, &process(&["true"])));
+    sys::fifo::create(&bundle.join("log"), 0o700).unwrap();
+    let directory = driver.ground.path().join("s").display().to_string();
+    let params = BootstrapParams {
+        instance_id: id.clone(),
+        namespace: driver.namespace.clone(),
+        socket_dir: Some(directory.clone()),
+        ..Default::default()
+    };
+    let output = driver.run(&bundle, &id, &["start"], &params.encode_to_vec());
+    let result = BootstrapResult::decode(output.stdout.as_slice()).unwrap();
+    assert!(result.address.starts_with(&format!("unix://{directory}/")), "{}", result.address);
+    let shim = driver.connect(&id, &bundle, &result.address).await;
+    let ours = sys::oom_score::get(std::process::id()).unwrap();
+    assert_eq!(sys::oom_score::get(shim.pid).unwrap(), (ours + 1).min(1000));
+    let pid = fs_err::read_to_string(bundle.join("shim.pid")).unwrap();
+    assert_eq!(pid, shim.pid.to_string());
+    shim.shutdown().await.unwrap();
+    shim.gone().await;
+}

@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: Apache-2.0
+//! From flags to a container. The snapshot comes before the spec, because users and groups are looked
+//! up in its files; a lease holds it until the record does.
+use std::{path::Path, time::SystemTime};
+
+use client::{Client, Unpack};
+use mount::Mount;
+use records::{Container, Image};
+use services::introspection;
+use spec::{ImageConfig, Spec, Users};
+use types::{Context as _, Error, Filters, Labels, Result};
+
+use super::{Named, flags::Flags};
+use crate::connection::Connection;
+
+/// Says which users a snapshot's files are to belong to (containerd `core/snapshots/snapshotter.go`).
+const UID_MAPPING: &str = "containerd.io/snapshot/uidmapping";
+/// The same for groups.
+const GID_MAPPING: &str = "containerd.io/snapshot/gidmapping";
+
+/// Makes the container that the flags ask for.
+pub(super) async fn container(
+    connection: &Connection,
+    flags: &Flags,
+    named: &Named,
+) -> Result<Container> {
+    let (from, id) = named.parts(flags.config.is_some())?;
+    let client = connection.client().await?;
+    let maker = Maker { connection, flags, args: &named.args, id };
+    let record = maker.record()?;
+    match from {
+        None => {
+            let spec = flags.spec()?.unwrap_or_default();
+            let image = String::new();
+            client.containers.create(Container { spec: Some(spec.to_any()), image, ..record }).await
+        }
+        Some(path) if flags.rootfs => maker.over_directory(&client, record, path).await,
+        Some(image) => {
+            maker.check_mapping().await?;
+            let image = client.images.get(image).await?;
+            let held = client.hold().await?;
+            let made = maker.over_image(held.client(), record, image).await;
+            held.release().await;
+            made
+        }
+    }
+}
+
+struct Maker<'a> {
+    connection: &'a Connection,
+    flags: &'a Flags,
+    args: &'a [String],
+    id: &'a str,
+}
+
+impl Maker<'_> {
+    /// The record, but for what depends on where the root filesystem comes from.
+    fn record(&self) -> Result<Container> {
+        let now = SystemTime::now();
+        Ok(Container {
+            id: self.id.to_owned(),
+            labels: self.flags.labels(),
+            image: String::new(),
+            runtime: self.flags.runtime()?,
+            spec: None,
+            snapshotter: String::new(),
+            snapshot_key: String::new(),
+            created_at: now,
+            updated_at: now,
+            extensions: Default::default(),
+            sandbox: String::new(),
+        })
+    }
+
+    async fn over_directory(
+        &self,
+        client: &Client,
+        record: Container,
+        path: &str,
+    ) -> Result<Container> {
+        let root = std::path::absolute(path)?;
+        let users = Users::read(&root)?;
+        let root = root.to_string_lossy().into_owned();
+        let spec = self.plan(Some(root), None, &users)?;
+        client.containers.create(Container { spec: Some(spec.to_any()), ..record }).await
+    }
+
+    /// Prepares the snapshot, and removes it again if there will be no container.
+    async fn over_image(
+        &self,
+        client: &Client,
+        record: Container,
+        image: Image,
+    ) -> Result<Container> {
+        let Flags { chosen, platform, .. } = self.flags;
+        let config = client.image_config(&image, platform).await?;
+        self.unpack(client, &image).await?;
+        let find = &client.snapshotters;
+        let snapshots = find(chosen.name())?;
+        let top = ::images::chain_id(&config.root_fs.diff_ids).map(|top| top.to_string());
+        let mounts = snapshots.prepare(self.id, top.as_deref(), self.snapshot_labels()).await?;
+        let mut labels = ::images::labels::of_container(&config);
+        labels.append(&mut self.flags.labels());
+        let record = Container {
+            labels,
+            image: image.name,
+            snapshotter: chosen.name().to_owned(),
+            snapshot_key: self.id.to_owned(),
+            ..record
+        };
+        let made = self.over_mounts(client, record, &config.run, mounts).await;
+        if made.is_err() {
+            // The error tells more than that nobody could clean up: the lease lets go of it.
+            drop(snapshots.remove(self.id).await);
+        }
+        made
+    }
+
+    async fn over_mounts(
+        &self,
+        client: &Client,
+        record: Container,
+        run: &::images::Run,
+        mounts: Vec<Mount>,
+    ) -> Result<Container> {
+        let image = ImageConfig {
+            entrypoint: run.entrypoint.clone(),
+            cmd: run.cmd.clone(),
+            env: run.env.clone(),
+            working_dir: run.working_dir.clone(),
+            user: run.user.clone(),
+        };
+        let users = users_of(mounts).await?;
+        let spec = self.plan(None, Some(&image), &users)?;
+        client.containers.create(Container { spec: Some(spec.to_any()), ..record }).await
+    }
+
+    fn plan(
+        &self,
+        rootfs: Option<String>,
+        image: Option<&ImageConfig>,
+        users: &Users,
+    ) -> Result<Spec> {
+        let options = self.flags.options(self.args, rootfs)?;
+        let container = spec::Container { image, ..self.container() };
+        options.plan(&container, users, &self.flags.host()?)
+    }
+
+    fn container(&self) -> spec::Container<'_> {
+        spec::Container::new(self.connection.namespace(), self.id)
+    }
+
+    async fn unpack(&self, client: &Client, image: &Image) -> Result<()> {
+        let (snapshotter, platform) = (self.flags.chosen.name(), &self.flags.platform);
+        if client.is_unpacked(&image.target, snapshotter, platform).await? {
+            return Ok(());
+        }
+        let (snapshotter, platform) = (snapshotter.to_owned(), platform.clone());
+        let unpack = Unpack { snapshotter, platform, ..Unpack::default() };
+        let unpacked = client.unpack(&image.target, &unpack).await;
+        unpacked.map(drop).context(|| format!("error unpacking image {:?}", image.name))
+    }
+
+    fn snapshot_labels(&self) -> Labels {
+        let isolation = &self.flags.isolation;
+        let mut labels = crate::labels::parse(&self.flags.snapshotter_label);
+        if isolation.remap_labels {
+            labels.insert(UID_MAPPING.to_owned(), mapping(&isolation.uidmap));
+            labels.insert(GID_MAPPING.to_owned(), mapping(&isolation.gidmap));
+        }
+        labels
+    }
+
+    /// Refuses to map users where the files of the image would stay those of the host's users: the
+    /// container could not use them.
+    async fn check_mapping(&self) -> Result<()> {
+        let Flags { isolation, chosen, .. } = self.flags;
+        if isolation.uidmap.is_empty() {
+            return Ok(());
+        }
+        let name = chosen.name();
+        let what = match isolation.remap_labels {
+            true if self.can_remap(name).await? => return Ok(()),
+            true => format!("snapshotter {name} cannot map the owners of files"),
+            false => "--uidmap and --gidmap need --remap-labels, or --rootfs".to_owned(),
+        };
+        Err(Error::invalid(what))
+    }
+
+    async fn can_remap(&self, snapshotter: &str) -> Result<bool> {
+        let filter = format!("type==io.containerd.snapshotter.v1,id=={snapshotter}");
+        let peer = self.connection.peer().await?;
+        let plugins = introspection::plugins(peer, &Filters::parse([filter])?).await?;
+        let can = snapshots::Capability::RemapIds.name();
+        Ok(plugins.iter().any(|plugin| plugin.capabilities.iter().any(|it| it == can)))
+    }
+}
+
+/// The users and groups of a root filesystem, which is mounted for as long as it takes to read them.
+pub(crate) async fn users_of(mounts: Vec<Mount>) -> Result<Users> {
+    let read = move || Users::read_mounts(&mounts, &std::env::temp_dir());
+    tokio::task::spawn_blocking(read).await.expect("reading users does not panic")
+}
+
+/// The users and groups of a container that is there.
+pub(crate) async fn users(client: &Client, container: &Container, spec: &Spec) -> Result<Users> {
+    if container.snapshot_key.is_empty() {
+        return Users::read(Path::new(&spec.root.path));
+    }
+    let find = &client.snapshotters;
+    users_of(find(&container.snapshotter)?.mounts(&container.snapshot_key).await?).await
+}
+
+/// Mappings in one label: `0:1000:10,10:2000:1`.
+fn mapping(mappings: &[spec::IdMapping]) -> String {
+    let one = |it: &spec::IdMapping| format!("{}:{}:{}", it.container_id, it.host_id, it.size);
+    mappings.iter().map(one).collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mappings_are_one_label() {
+        let mappings = ["0:1000:10", "10:2000:1"].map(|text| text.parse().unwrap());
+        assert_eq!(mapping(&mappings), "0:1000:10,10:2000:1");
+    }
+}
