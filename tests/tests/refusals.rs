@@ -52,9 +52,9 @@ fn a_bad_name_is_refused(world: &mut World) -> Outcome {
 
 fn a_bad_reference_is_refused(world: &mut World) -> Outcome {
     let host = world.registry()?.host();
-    for reference in ["Bad Ref", &format!("{host}/tools/three@sha256:123")] {
-        let pull = ["images", "pull", "--plain-http", reference];
-        world.ctr.refused(pull, &[reference])?;
+    let short = format!("{host}/tools/three@sha256:123");
+    for (reference, words) in [("Bad Ref", "Bad Ref"), (&short, "sha256:123")] {
+        world.ctr.refused(["images", "pull", "--plain-http", reference], &[words])?;
     }
     let missing = format!("{host}/tools/missing:1");
     let pull = ["images", "pull", "--plain-http", &missing];

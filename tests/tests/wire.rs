@@ -83,7 +83,15 @@ impl Wire {
     where
         M: Message + 'static,
     {
-        let answer = self.call(method, vec![message]);
+        self.accepts_all(method, vec![message])
+    }
+
+    /// The same for a call with several requests.
+    pub(crate) fn accepts_all<M>(&self, method: &str, messages: Vec<M>) -> Outcome
+    where
+        M: Message + 'static,
+    {
+        let answer = self.call(method, messages);
         answer.map_err(|status| Failure::new(format!("{method}: {status}")))
     }
 

@@ -24,7 +24,7 @@ use types::{Error, Result};
 use crate::{
     oom::Oom,
     process::{Exit, Facts, Process},
-    runc::Runc,
+    runc::{Failure, Runc},
     state::{Action, State},
 };
 
@@ -74,9 +74,16 @@ impl Call {
 pub(crate) enum Message {
     Call(Call),
     /// A process has ended.
-    Exited { exec_id: String, exited: Exited },
+    Exited {
+        exec_id: String,
+        exited: Exited,
+    },
     /// A process was started, or not.
-    Started { exec_id: String, outcome: Result<Started>, reply: Reply<u32> },
+    Started {
+        exec_id: String,
+        outcome: Result<Box<Started>>,
+        reply: Reply<u32>,
+    },
 }
 
 /// A process that was started, and whose exit is not watched yet.
@@ -353,7 +360,7 @@ impl Owner {
     /// Ends what the kernel does not, because others share the processes' namespace.
     async fn kill_the_rest(&self) {
         let called = self.handle.runc.kill(&self.handle.id, SIGKILL, true).await;
-        if let Err(failure) = called.or_else(|failure| failure.unless_gone()) {
+        if let Err(failure) = called.or_else(Failure::unless_gone) {
             error!(error = %failure.plain(), id = self.handle.id, "failed to kill init's children");
         }
     }

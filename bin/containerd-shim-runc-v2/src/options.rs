@@ -21,9 +21,8 @@ pub(crate) fn unpack(any: Option<&Any>) -> Result<Options> {
         return Ok(Options::default());
     };
     match api::unpack(any) {
-        Some(options) => options.map_err(|error| {
-            Error::caused(types::Kind::InvalidArgument, "runtime options", error)
-        }),
+        Some(options) => options
+            .map_err(|error| Error::caused(types::Kind::InvalidArgument, "runtime options", error)),
         None => Err(Error::invalid(format!("runtime options of type {:?}", any.type_url))),
     }
 }
@@ -102,8 +101,12 @@ mod tests {
     #[test]
     fn options_are_kept_in_a_bundle() {
         let dir = tempfile::tempdir().unwrap();
-        let options =
-            Options { binary_name: "crun".into(), systemd_cgroup: true, io_uid: 7, ..Default::default() };
+        let options = Options {
+            binary_name: "crun".into(),
+            systemd_cgroup: true,
+            io_uid: 7,
+            ..Default::default()
+        };
         write(dir.path(), &options).unwrap();
         let text = fs::read_to_string(dir.path().join(OPTIONS)).unwrap();
         assert_eq!(text, r#"{"io_uid":7,"binary_name":"crun","systemd_cgroup":true}"#);

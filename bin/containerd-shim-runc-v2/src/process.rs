@@ -187,7 +187,10 @@ impl Streams {
     /// Our side of them, now that the runtime has done its work.
     pub(crate) async fn connect(self, stdio: &Stdio, owner: &Owner) -> Result<Io> {
         match self {
-            Self::Plain(io, _) => Ok(io),
+            Self::Plain(mut io, _) => {
+                io.begin().context(|| "failed to start io pipe copy")?;
+                Ok(io)
+            }
             Self::Terminal(socket) => {
                 let master = socket.receive().await?;
                 let io = Io::open_terminal(stdio, master, owner).await;
@@ -201,7 +204,8 @@ impl Streams {
 pub(crate) fn read_pid(file: &str) -> Result<u32> {
     let failed = || "failed to retrieve OCI runtime container pid";
     let text = fs_err::read_to_string(file).context(failed)?;
-    let pid = text.trim().parse().map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error));
+    let pid =
+        text.trim().parse().map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error));
     pid.map_err(Error::from).context(failed)
 }
 

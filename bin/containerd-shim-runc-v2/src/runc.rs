@@ -74,8 +74,7 @@ impl Failure {
     /// The error of a signal that could not be sent (containerd
     /// `cmd/containerd-shim-runc-v2/process/utils.go`, `checkKillError`).
     pub(crate) fn of_kill(&self) -> Error {
-        let gone =
-            ["os: process already finished", "container not running", "no such process"];
+        let gone = ["os: process already finished", "container not running", "no such process"];
         if gone.iter().any(|text| self.mentions(text)) {
             return Error::not_found("process already finished");
         }
@@ -149,7 +148,7 @@ impl Runc {
 
     /// Adds a process, and starts it.
     pub(crate) async fn exec(&self, id: &str, exec: &Exec<'_>, ends: Option<Ends>) -> Called {
-        let log = self.bundle.join(format!("{}.log.json", exec.exec_id));
+        let log = self.bundle.join(format!("{}.log.json", exec.name));
         let given = Given { ends, log: Some(log.clone()), ..Given::default() };
         let called = self.call(exec.args(id), LONG, given).await.map(drop);
         // It has been read; if it is missing, runc had nothing to say.
@@ -258,7 +257,9 @@ impl Runc {
         let ends = match given.ends {
             Some(ends) => ends,
             None => Ends {
-                stdin: given.stdin.map_or_else(|| Ok(std::process::Stdio::null()), |f| f.stdio())?,
+                stdin: given
+                    .stdin
+                    .map_or_else(|| Ok(std::process::Stdio::null()), |f| f.stdio())?,
                 stdout: printed.stdio()?,
                 stderr: printed.stdio()?,
             },
@@ -349,7 +350,10 @@ mod tests {
         let error = told("exit status 1: container not running");
         assert_eq!(error.to_string(), "process already finished: not found");
         let error = told("exit status 1: container \"a\" does not exist");
-        assert_eq!((error.to_string().as_str(), error.kind()), ("no such container: not found", Kind::NotFound));
+        assert_eq!(
+            (error.to_string().as_str(), error.kind()),
+            ("no such container: not found", Kind::NotFound)
+        );
         let error = told("exit status 1: permission denied");
         assert_eq!(error.to_string(), "unknown error after kill: exit status 1: permission denied");
     }

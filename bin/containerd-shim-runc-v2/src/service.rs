@@ -139,7 +139,8 @@ impl Task for Service {
 
     async fn delete(&self, request: DeleteRequest) -> Result<DeleteResponse> {
         let (shared, handle) = (Arc::clone(&self.shared), self.find(&request.id)?);
-        let facts = to_the_end(async move { shared.delete(&handle, request.exec_id).await }).await?;
+        let facts =
+            to_the_end(async move { shared.delete(&handle, request.exec_id).await }).await?;
         Ok(DeleteResponse {
             pid: facts.pid,
             exit_status: facts.exit_status(),

@@ -55,7 +55,7 @@ impl Spec {
     /// Where its cgroup is, if that is said without knowing the driver: `/default/id`.
     pub(crate) fn cgroup(&self) -> Option<&str> {
         let path = self.linux.cgroups_path.as_str();
-        (path.starts_with('/') && path.trim_matches('/') != "").then_some(path)
+        (path.starts_with('/') && !path.trim_matches('/').is_empty()).then_some(path)
     }
 }
 

@@ -39,7 +39,7 @@ impl Client {
         let config = read_config(store, &chosen.manifest.config).await?;
         let mut rootfs = Rootfs::plan(&chosen.manifest, &config)?;
         if unpack.brings_layers {
-            rootfs = rootfs.announced("", &chosen.descriptor.digest);
+            rootfs = rootfs.announced(None, &chosen.descriptor.digest);
         }
         self.unpacker(unpack)?.unpack(&rootfs, &Present).await
     }

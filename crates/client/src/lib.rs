@@ -60,6 +60,6 @@ pub struct Client {
     pub events: Arc<dyn events::Bus>,
     /// How to come under a lease; `None` when this client is under one already.
     pub under: Option<Arc<Under>>,
-    /// What is being unpacked in this process.
+    /// What is being fetched and unpacked in this process: nobody else does it at the same time.
     pub flights: images::Flights,
 }

@@ -11,7 +11,7 @@ use mount::Mount;
 use records::Container;
 use runtime::{Create, Exec, Exit, Status, Tasks};
 use serde_json::Value;
-use types::{Any, Context, Descriptor, Error, Kind, Result};
+use types::{Any, Descriptor, Error, Kind, Result};
 
 use crate::{
     Client,
@@ -201,7 +201,10 @@ impl Process {
     /// Errors: `FailedPrecondition` while it runs.
     pub async fn delete(mut self) -> Result<Exit> {
         self.refuse_running().await?;
-        self.copying.finish().await.context(|| format!("copy output of {}", self.id))?;
+        if let Err(error) = self.copying.finish().await {
+            // Whoever wanted the output has gone. That is no reason to keep the process.
+            tracing::warn!(id = self.id, exec_id = self.exec_id, %error, "failed to copy output");
+        }
         let exit = match self.exec_id.as_str() {
             "" => self.tasks.delete(&self.id).await?,
             exec_id => self.tasks.delete_process(&self.id, exec_id).await?,

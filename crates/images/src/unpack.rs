@@ -34,7 +34,7 @@ pub trait Layers: Send + Sync {
     /// Hears that a layer is being unpacked.
     fn extracting(&self, _layer: &Layer) {}
 
-    /// Hears that a layer has been unpacked, now or before.
+    /// Hears that a layer has been unpacked.
     fn extracted(&self, _layer: &Layer) {}
 }
 
@@ -82,12 +82,12 @@ impl Unpacker {
     /// Dropped, it may leave an active snapshot behind, which nothing refers to.
     pub async fn unpack(&self, rootfs: &Rootfs, layers: &dyn Layers) -> Result<Option<Digest>> {
         let Some(top) = rootfs.top() else { return Ok(None) };
-        if self.is_unpacked(top).await? {
-            rootfs.layers.iter().for_each(|layer| layers.extracted(layer));
-        } else if self.can_chain_later() && rootfs.layers.len() > 1 {
-            self.side_by_side(rootfs, layers).await?;
-        } else {
-            self.one_by_one(rootfs, layers).await?;
+        if !self.is_unpacked(top).await? {
+            if self.can_chain_later() && rootfs.layers.len() > 1 {
+                self.side_by_side(rootfs, layers).await?;
+            } else {
+                self.one_by_one(rootfs, layers).await?;
+            }
         }
         let refers = labels::of_snapshot(&self.name, &top.chain_id);
         labels::set(&*self.content, &rootfs.config, refers).await?;

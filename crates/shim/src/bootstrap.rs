@@ -212,7 +212,10 @@ mod tests {
         let env = |key: &str| (key == TTRPC_ADDRESS).then(|| "/run/t".to_owned());
         let params = Params::read(&flags(), &input, env);
         assert_eq!((params.id.as_str(), params.namespace.as_str()), ("a", "n"));
-        assert_eq!((params.address.as_str(), params.ttrpc_address.as_str()), ("/run/c.sock", "/run/t"));
+        assert_eq!(
+            (params.address.as_str(), params.ttrpc_address.as_str()),
+            ("/run/c.sock", "/run/t")
+        );
         assert!(params.options[0].is("containerd.runc.v1.Options"));
         assert_eq!(params.answer("unix:///s"), b"unix:///s");
     }

@@ -137,7 +137,8 @@ mod tests {
         let mut line = Line::begin(SystemTime::UNIX_EPOCH, Level::WARN);
         line.push("message", "no such \"task\"");
         line.push("id", "a-b");
-        let want = r#"time="1970-01-01T00:00:00.000000000Z" level=warning msg="no such \"task\"" id=a-b"#;
+        let want =
+            r#"time="1970-01-01T00:00:00.000000000Z" level=warning msg="no such \"task\"" id=a-b"#;
         assert_eq!(line.text, want);
     }
 }

@@ -31,14 +31,14 @@ macro_rules! itself {
 
 itself!(u32, u64, f64, String);
 
-impl<A: ToWire<B>, B> ToWire<Vec<B>> for Vec<A> {
-    fn to_wire(self) -> Vec<B> {
+impl<T: ToWire<W>, W> ToWire<Vec<W>> for Vec<T> {
+    fn to_wire(self) -> Vec<W> {
         self.into_iter().map(ToWire::to_wire).collect()
     }
 }
 
-impl<A: ToWire<B>, B> ToWire<Option<B>> for Option<A> {
-    fn to_wire(self) -> Option<B> {
+impl<T: ToWire<W>, W> ToWire<Option<W>> for Option<T> {
+    fn to_wire(self) -> Option<W> {
         self.map(ToWire::to_wire)
     }
 }

@@ -98,10 +98,7 @@ fn act(shim: &impl Shim, flags: &Flags) -> Result<()> {
         return info(shim);
     }
     if flags.namespace.is_empty() {
-        return Err(Error::said(
-            types::Kind::InvalidArgument,
-            "shim namespace cannot be empty",
-        ));
+        return Err(Error::said(types::Kind::InvalidArgument, "shim namespace cannot be empty"));
     }
     match flags.action.as_str() {
         "start" => start(shim, flags),
@@ -168,12 +165,7 @@ fn start(shim: &impl Shim, flags: &Flags) -> Result<()> {
 }
 
 /// Starts the server on its socket.
-fn launch(
-    params: &Params,
-    placement: &Placement,
-    address: &str,
-    listener: OwnedFd,
-) -> Result<()> {
+fn launch(params: &Params, placement: &Placement, address: &str, listener: OwnedFd) -> Result<()> {
     // Compat: daemons up to 1.6 find the shim of a bundle again by this file.
     fs::write("address", address)?;
     let parent = rustix::process::getppid().map_or(1, |parent| parent.as_raw_nonzero().get());
@@ -201,7 +193,8 @@ fn launch(
 }
 
 fn join(cgroup: &str, pid: u32) -> Result<()> {
-    let found = cgroups::Cgroup::at(cgroup).context(|| format!("failed to load cgroup {cgroup}"))?;
+    let found =
+        cgroups::Cgroup::at(cgroup).context(|| format!("failed to load cgroup {cgroup}"))?;
     found.add(pid).context(|| format!("failed to join cgroup {cgroup}"))
 }
 

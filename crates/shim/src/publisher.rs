@@ -6,6 +6,7 @@
 //!                                        `-- away? wait, and try the same event again
 //! ```
 use std::{
+    fmt,
     process::Stdio,
     time::{Duration, SystemTime},
 };
@@ -179,8 +180,8 @@ impl Teller {
     }
 }
 
-fn unavailable(error: impl ToString) -> Status {
-    Status::new(Code::Unavailable, error.to_string())
+fn unavailable(error: impl fmt::Display) -> Status {
+    Status::new(Code::Unavailable, format!("{error}"))
 }
 
 /// Whether the daemon understood and refused: asking again changes nothing.
@@ -224,8 +225,7 @@ mod tests {
     async fn events_survive_a_daemon_that_is_away_and_keep_their_order() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("ttrpc");
-        let daemon =
-            Daemon { ttrpc_address: path.display().to_string(), ..Default::default() };
+        let daemon = Daemon { ttrpc_address: path.display().to_string(), ..Default::default() };
         let publisher = Publisher::start("tests", daemon);
         let publish = |id: &str| publisher.publish(&TaskOom { container_id: id.into() });
         let seen = Seen::default();
@@ -238,7 +238,7 @@ mod tests {
         publisher.flush(Duration::from_secs(10)).await;
 
         first.abort();
-        _ = first.await;
+        drop(first.await);
         fs_err::remove_file(&path).unwrap();
         publish("c");
         publish("d");

@@ -2,10 +2,7 @@
 //! The long-lived part of a shim: one thread that serves, reaps and tells.
 use std::{
     env,
-    os::{
-        fd::RawFd,
-        unix::net::UnixListener as StdListener,
-    },
+    os::{fd::RawFd, unix::net::UnixListener as StdListener},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -136,7 +133,9 @@ async fn serve_calls(
         .service(api::service::TASK_V3, wire);
     let asked = async {
         stop.asked().await;
-        if !address.is_empty() && let Err(error) = socket::remove(address) {
+        if !address.is_empty()
+            && let Err(error) = socket::remove(address)
+        {
             warn!(%error, "remove the shim's socket");
         }
     };
@@ -163,9 +162,8 @@ fn listener(flags: &Flags) -> Result<UnixListener> {
         let inherited = inherited::take(LISTENER);
         StdListener::from(inherited.context(|| "the shim was not started by its start command")?)
     } else {
-        StdListener::bind(&flags.socket).map_err(|error| {
-            Error::from(error).context(format!("listen on {}", flags.socket))
-        })?
+        StdListener::bind(&flags.socket)
+            .map_err(|error| Error::from(error).context(format!("listen on {}", flags.socket)))?
     };
     listener.set_nonblocking(true)?;
     Ok(UnixListener::from_std(listener)?)
@@ -192,7 +190,7 @@ async fn end_when_idle(task: Arc<dyn Task>, activity: Arc<Activity>, stop: Stop)
             info!("nothing left to look after");
             return stop.now();
         }
-        if timeout(IDLE - quiet, stop.asked()).await.is_ok() {
+        if timeout(IDLE.saturating_sub(quiet), stop.asked()).await.is_ok() {
             return;
         }
     }

@@ -12,9 +12,7 @@ use std::{
 use fs_err as fs;
 use rustix::{
     io::Errno,
-    net::{
-        AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with,
-    },
+    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with},
 };
 use types::{Context, Digest, Error, Result};
 
@@ -42,8 +40,7 @@ pub fn address(directory: &str, daemon: &str, namespace: &str, group: &str) -> S
 /// A path without empty components, as Go's `filepath.Join` leaves it.
 fn clean(path: &str) -> String {
     let root = if path.starts_with('/') { "/" } else { "" };
-    let parts: Vec<_> =
-        path.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
+    let parts: Vec<_> = path.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
     format!("{root}{}", parts.join("/"))
 }
 

@@ -2,7 +2,7 @@
 //! The streams of a process: where they come from, where they go, and who carries the bytes.
 //!
 //! Whoever asks for a process names its streams: a fifo, a file, a program that logs, or nothing.
-//! Where it can be, the file itself is handed to the process, and no byte is copied:
+//! Where it can be, the file itself is handed to the process, and no byte is passed on by anybody:
 //!
 //! ```text
 //! direct    process --write--> fifo <--read-- client      the shim holds both ends open as well:
@@ -12,12 +12,14 @@
 //! ```
 //!
 //! Relayed is what must end when the process ends, though others that it started live on with the
-//! same output ([`Handing::Relayed`]). A client sees the end of a stream when the process is gone and
-//! everything it wrote was read, or at the latest at [`Io::finish`].
+//! same output ([`Handing::Relayed`]); and errors always, because what starts the process complains
+//! on the same stream if it cannot, and that is not for the client: nothing is passed on before
+//! [`Io::begin`]. A client sees the end of a stream when the process is gone and everything it wrote
+//! was read, or at the latest at [`Io::finish`].
 use std::{
     fs::File,
     io,
-    os::fd::OwnedFd,
+    os::fd::{AsFd, OwnedFd},
     path::Path,
     process::Stdio as ChildStdio,
     time::Duration,
@@ -47,7 +49,7 @@ pub use console::ConsoleSocket;
 pub use plan::{Logger, Plan, Sink};
 
 use logger::Logging;
-use relay::Relay;
+use relay::{Relay, Target};
 use terminal::Terminal;
 
 /// How long a process that is gone may have its last output read (containerd
@@ -81,7 +83,8 @@ pub struct Owner {
 /// How a process gets at its streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Handing {
-    /// The files themselves: for a process with which everything ends that could write to them.
+    /// The files themselves, but for errors: for a process with which everything ends that could
+    /// write to them.
     Direct,
     /// Pipes, and the shim passes on what comes: for a process that others may outlive. The pipes
     /// belong to a user and a group if they are given.
@@ -108,14 +111,24 @@ pub struct Io {
     holds: Vec<File>,
     /// The same once the process is gone, until everything was read.
     held: Vec<Carrier>,
+    /// What is to be passed on once there is a process.
+    pending: Vec<Pending>,
     input: Option<Relay>,
     outputs: Vec<Relay>,
     terminal: Option<Terminal>,
     logging: Option<Logging>,
 }
 
+/// A relay that has not begun.
+#[derive(Debug)]
+struct Pending {
+    from: OwnedFd,
+    to: Target,
+    is_input: bool,
+}
+
 impl Io {
-    /// Opens the streams of a process without a terminal.
+    /// Opens the streams of a process without a terminal. They begin with [`Io::begin`].
     pub async fn open(stdio: &Stdio, handing: Handing, owner: &Owner) -> Result<(Self, Ends)> {
         let plan = Plan::of(stdio)?;
         let mut io = Self::default();
@@ -126,9 +139,28 @@ impl Io {
                 io.logging = Some(logging);
                 (stdout, stderr)
             }
-            (stdout, stderr) => (io.open_sink(stdout, handing)?, io.open_sink(stderr, handing)?),
+            (stdout, stderr) => {
+                let relayed = match handing {
+                    Handing::Direct => Handing::Relayed(None),
+                    relayed @ Handing::Relayed(_) => relayed,
+                };
+                (io.open_sink(stdout, handing)?, io.open_sink(stderr, relayed)?)
+            }
         };
         Ok((io, Ends { stdin, stdout, stderr }))
+    }
+
+    /// Starts to pass on what the process writes, now that it is there.
+    pub fn begin(&mut self) -> io::Result<()> {
+        for Pending { from, to, is_input } in self.pending.drain(..) {
+            let relay = Relay::start(from, to)?;
+            if is_input {
+                self.input = Some(relay);
+            } else {
+                self.outputs.push(relay);
+            }
+        }
+        Ok(())
     }
 
     /// Starts to carry what a terminal shows, and what is typed, given its master.
@@ -200,7 +232,8 @@ impl Io {
             return Ok(reader.into());
         };
         let (theirs, ours) = owned_pipe(Some(owner))?;
-        self.input = Some(Relay::start(reader.into(), ours)?);
+        let to = Target::Pipe(ours);
+        self.pending.push(Pending { from: reader.into(), to, is_input: true });
         Ok(theirs.into())
     }
 
@@ -215,24 +248,32 @@ impl Io {
     }
 
     fn open_sink(&mut self, sink: &Sink, handing: Handing) -> Result<ChildStdio> {
-        match sink {
-            Sink::Path(path) if fifo::is_fifo(path) => self.open_fifo_sink(path, handing),
-            Sink::Path(path) => Ok(append(path, false)?.into()),
-            Sink::File(path) => Ok(append(path, true)?.into()),
-            Sink::Null | Sink::Logger(_) => Ok(ChildStdio::null()),
+        let to = match sink {
+            Sink::Path(path) if fifo::is_fifo(path) => {
+                let both = fifo::both(path)?;
+                if handing == Handing::Direct {
+                    // It does not wait: we are the reader.
+                    let theirs = fs::OpenOptions::new().write(true).open(path)?;
+                    self.holds.push(both);
+                    return Ok(theirs.into_parts().0.into());
+                }
+                Target::Pipe(both.into())
+            }
+            Sink::Path(path) => Target::File(append(path, false)?),
+            Sink::File(path) => Target::File(append(path, true)?),
+            Sink::Null | Sink::Logger(_) => return Ok(ChildStdio::null()),
+        };
+        match (to, handing) {
+            (Target::File(file), Handing::Direct) => Ok(file.into()),
+            (to, Handing::Direct) => self.relay(to, None),
+            (to, Handing::Relayed(owner)) => self.relay(to, owner),
         }
     }
 
-    fn open_fifo_sink(&mut self, path: &Path, handing: Handing) -> Result<ChildStdio> {
-        let both = fifo::both(path)?;
-        let Handing::Relayed(owner) = handing else {
-            // It does not wait: we are the reader.
-            let theirs = fs::OpenOptions::new().write(true).open(path)?;
-            self.holds.push(both);
-            return Ok(theirs.into_parts().0.into());
-        };
+    /// Makes a pipe to write to, from which it is passed on.
+    fn relay(&mut self, to: Target, owner: Option<(u32, u32)>) -> Result<ChildStdio> {
         let (ours, theirs) = owned_pipe(owner)?;
-        self.outputs.push(Relay::start(ours, both.into())?);
+        self.pending.push(Pending { from: ours, to, is_input: false });
         Ok(theirs.into())
     }
 }
@@ -253,15 +294,15 @@ fn append(path: &Path, create: bool) -> Result<File> {
     if create && let Some(directory) = path.parent() {
         fs::create_dir_all(directory)?;
     }
-    let opened =
-        fs::OpenOptions::new().append(true).create(create).mode(0o644).open(path);
-    let failed = || format!("containerd-shim: opening file {:?} failed", path.display().to_string());
+    let opened = fs::OpenOptions::new().append(true).create(create).mode(0o644).open(path);
+    let failed =
+        || format!("containerd-shim: opening file {:?} failed", path.display().to_string());
     Ok(opened.map_err(Error::from).context(failed)?.into_parts().0)
 }
 
 /// Keeps a fifo alive until what is in it was read. A fifo that nobody has open forgets its bytes,
 /// and the client may just be away.
-async fn hold_until_read(hold: File) {
+async fn hold_until_read(hold: impl AsFd) {
     let mut pause = FIRST_PAUSE;
     while has_unread(&hold) {
         sleep(pause).await;
@@ -269,7 +310,7 @@ async fn hold_until_read(hold: File) {
     }
 }
 
-fn has_unread(hold: &File) -> bool {
+fn has_unread(hold: &impl AsFd) -> bool {
     ioctl_fionread(hold).is_ok_and(|bytes| bytes > 0)
 }
 
@@ -314,8 +355,12 @@ mod tests {
                 fifo::create(&path, 0o700).unwrap();
                 path.display().to_string()
             };
-            let stdio =
-                Stdio { stdin: make("in"), stdout: make("out"), stderr: make("err"), terminal: false };
+            let stdio = Stdio {
+                stdin: make("in"),
+                stdout: make("out"),
+                stderr: make("err"),
+                terminal: false,
+            };
             Self { _dir: dir, stdio }
         }
 
@@ -348,7 +393,19 @@ mod tests {
     }
 
     async fn open(stdio: &Stdio, handing: Handing) -> (Io, Ends) {
-        Io::open(stdio, handing, &Owner::default()).await.unwrap()
+        let (mut io, ends) = Io::open(stdio, handing, &Owner::default()).await.unwrap();
+        io.begin().unwrap();
+        (io, ends)
+    }
+
+    #[tokio::test]
+    async fn what_is_complained_before_there_is_a_process_is_not_passed_on() {
+        let fifos = Fifos::make();
+        let errors = fifo::reader(Path::new(&fifos.stdio.stderr)).unwrap();
+        let (io, ends) = Io::open(&fifos.stdio, Handing::Direct, &Owner::default()).await.unwrap();
+        shell("echo cannot >&2", ends).wait().unwrap();
+        drop(io);
+        assert_eq!(read_all(errors).await, "");
     }
 
     #[tokio::test]
@@ -437,8 +494,11 @@ mod tests {
     async fn a_file_that_is_not_there_is_named() {
         let stdio = Stdio { stdout: "/no/such/file".into(), ..Default::default() };
         let error = Io::open(&stdio, Handing::Direct, &Owner::default()).await.unwrap_err();
-        assert!(error.to_string().starts_with(
-            "containerd-shim: opening file \"/no/such/file\" failed: "
-        ), "{error}");
+        assert!(
+            error
+                .to_string()
+                .starts_with("containerd-shim: opening file \"/no/such/file\" failed: "),
+            "{error}"
+        );
     }
 }

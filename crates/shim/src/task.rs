@@ -89,12 +89,7 @@ macro_rules! dispatch {
 
 #[async_trait]
 impl Service for Wire {
-    async fn call(
-        &self,
-        _: ttrpc::Context,
-        method: &str,
-        payload: Bytes,
-    ) -> Result<Bytes, Status> {
+    async fn call(&self, _: ttrpc::Context, method: &str, payload: Bytes) -> Result<Bytes, Status> {
         let _running = self.activity.begin();
         dispatch!(self, method, payload, {
             "Create" => create,

@@ -135,8 +135,7 @@ async fn run_create(
     init: &Process,
 ) -> Result<(u32, Io)> {
     let owner = stdio::Owner { id: id.to_owned(), namespace: context.namespace.clone() };
-    let mut streams =
-        Streams::prepare(&init.stdio, handing(options), &owner, bundle).await?;
+    let mut streams = Streams::prepare(&init.stdio, handing(options), &owner, bundle).await?;
     let pid_file = bundle.join(INIT_PID).display().to_string();
     let ends = streams.ends();
     let create = Create {

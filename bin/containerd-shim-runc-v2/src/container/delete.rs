@@ -8,6 +8,7 @@ use super::{Message, Owner};
 use crate::{
     manager,
     process::{Facts, LAST_EXIT},
+    runc::Failure,
     state::{Action, State},
 };
 
@@ -23,7 +24,7 @@ impl Owner {
             std::mem::take(&mut self.init.io).finish().await;
         }
         let called = self.handle.runc.delete(&self.handle.id, false).await;
-        let deleted = called.or_else(|failure| failure.unless_gone());
+        let deleted = called.or_else(Failure::unless_gone);
         if was_created && deleted.is_ok() {
             self.wait_for_last_exit().await;
             std::mem::take(&mut self.init.io).finish().await;

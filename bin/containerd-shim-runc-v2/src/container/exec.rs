@@ -90,7 +90,7 @@ impl Owner {
     pub(super) async fn started(
         &mut self,
         exec_id: &str,
-        outcome: Result<Started>,
+        outcome: Result<Box<Started>>,
         reply: Reply<u32>,
     ) {
         let Some(process) = self.execs.get_mut(exec_id) else { return };
@@ -147,16 +147,15 @@ struct Launch {
 }
 
 impl Launch {
-    async fn run(self) -> Result<Started> {
+    async fn run(self) -> Result<Box<Started>> {
         let expecting = self.context.exits.expect();
         let owner =
             stdio::Owner { id: self.exec_id.clone(), namespace: self.context.namespace.clone() };
-        let mut streams =
-            Streams::prepare(&self.stdio, self.handing, &owner, &self.bundle).await?;
+        let mut streams = Streams::prepare(&self.stdio, self.handing, &owner, &self.bundle).await?;
         let process = MemoryFile::with(&self.spec)?;
         let ends = streams.ends();
         let exec = Exec {
-            exec_id: &self.exec_id,
+            name: &self.exec_id,
             process: &process.path(),
             pid_file: &self.pid_file,
             console: streams.console(),
@@ -168,6 +167,6 @@ impl Launch {
             // Nobody could speak to it.
             drop(sys::kill::process(pid, 9));
         })?;
-        Ok(Started { pid, io, _expecting: expecting })
+        Ok(Box::new(Started { pid, io, _expecting: expecting }))
     }
 }

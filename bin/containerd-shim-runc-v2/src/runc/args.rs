@@ -26,7 +26,7 @@ impl Create<'_> {
 /// What `runc exec` is told.
 #[derive(Debug, Default)]
 pub(crate) struct Exec<'a> {
-    pub(crate) exec_id: &'a str,
+    pub(crate) name: &'a str,
     pub(crate) process: &'a str,
     pub(crate) pid_file: &'a str,
     pub(crate) console: Option<&'a Path>,
@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn exec_leaves_the_process_to_us() {
-        let exec = Exec { exec_id: "e", process: "/p", pid_file: "/b/e.pid", console: None };
+        let exec = Exec { name: "e", process: "/p", pid_file: "/b/e.pid", console: None };
         check(exec.args("a"), "exec --process /p --detach --pid-file /b/e.pid a");
     }
 

@@ -28,8 +28,10 @@ impl Ground {
         for name in ["bin", "proc", "sys", "dev", "tmp", "etc"] {
             fs::create_dir_all(rootfs.join(name)).unwrap();
         }
-        let busybox = ["/usr/bin/busybox", "/bin/busybox"].into_iter().find(|p| Path::new(p).exists());
-        fs::copy(busybox.expect("busybox-static is installed"), rootfs.join("bin/busybox")).unwrap();
+        let busybox =
+            ["/usr/bin/busybox", "/bin/busybox"].into_iter().find(|p| Path::new(p).exists());
+        fs::copy(busybox.expect("busybox-static is installed"), rootfs.join("bin/busybox"))
+            .unwrap();
         for applet in APPLETS {
             symlink("busybox", rootfs.join("bin").join(applet)).unwrap();
         }

@@ -7,7 +7,9 @@ use std::{
 };
 
 use api::containerd::{
-    events::{TaskCreate, TaskDelete, TaskExecAdded, TaskExecStarted, TaskExit, TaskOom, TaskStart},
+    events::{
+        TaskCreate, TaskDelete, TaskExecAdded, TaskExecStarted, TaskExit, TaskOom, TaskStart,
+    },
     services::events::ttrpc::v1::ForwardRequest,
 };
 use tokio::{net::UnixListener, task::JoinHandle};
@@ -23,7 +25,11 @@ impl Events {
     }
 
     /// Waits until there are events that satisfy.
-    pub(crate) async fn wait_for(&self, what: &str, enough: impl Fn(&[String]) -> bool) -> Vec<String> {
+    pub(crate) async fn wait_for(
+        &self,
+        what: &str,
+        enough: impl Fn(&[String]) -> bool,
+    ) -> Vec<String> {
         eventually(what, || Some(self.all()).filter(|all| enough(all))).await
     }
 

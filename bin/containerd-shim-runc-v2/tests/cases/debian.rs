@@ -11,9 +11,12 @@ use std::{
 
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
-use crate::bundle::Ground;
+use super::bundle::Ground;
 
 const SHIM: &str = env!("CARGO_BIN_EXE_containerd-shim-runc-v2");
+
+/// The root filesystem says nothing of itself.
+const PATH: &str = "PATH=/bin";
 
 /// The distribution's daemon, on private directories, with our shim first on its PATH.
 struct Debian {
@@ -135,7 +138,10 @@ impl Drop for Debian {
 
 fn spawn(root: &Path) -> Child {
     let log = File::options().create(true).append(true).open(root.join("log")).unwrap();
-    let path = format!("{}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", root.join("path").display());
+    let path = format!(
+        "{}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        root.join("path").display()
+    );
     let mut daemon = Command::new("/usr/bin/containerd");
     daemon.arg("--config").arg(root.join("config.toml")).env("PATH", path);
     daemon.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
@@ -169,23 +175,35 @@ fn soon(mut is_so: impl FnMut() -> bool) -> bool {
 fn a_container_is_run_and_its_status_is_ours() {
     let Some(debian) = Debian::start() else { return };
     let image = debian.image();
-    let out = debian.ok(&["run", "--rm", "--rootfs", &image, "a", "echo", "hello"]);
+    let out = debian.ok(&["run", "--rm", "--env", PATH, "--rootfs", &image, "a", "echo", "hello"]);
     assert_eq!(out, "hello\n");
-    let output = debian.ctr(&["run", "--rm", "--rootfs", &image, "b", "sh", "-c", "echo bad >&2; exit 7"]);
+    let output = debian.ctr(&[
+        "run",
+        "--rm",
+        "--env",
+        PATH,
+        "--rootfs",
+        &image,
+        "b",
+        "sh",
+        "-c",
+        "echo bad >&2; exit 7",
+    ]);
     assert_eq!(output.status.code(), Some(7));
     assert_eq!(String::from_utf8_lossy(&output.stderr), "bad\n");
-    let output = debian.ctr(&["run", "--rm", "--rootfs", &image, "c", "/no/such"]);
+    let output = debian.ctr(&["run", "--rm", "--env", PATH, "--rootfs", &image, "c", "/no/such"]);
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     let want = "OCI runtime create failed: runc create failed: unable to start container process: \
                 exec: \"/no/such\"";
     assert!(!output.status.success() && text.contains(want), "{text}");
+    assert_eq!(text.lines().count(), 1, "runc's own complaint reached the client: {text}");
     debian.nothing_is_left();
 }
 
 #[test]
 fn a_container_is_run_in_the_background_and_looked_after() {
     let Some(debian) = Debian::start() else { return };
-    debian.ok(&["run", "-d", "--rootfs", &debian.image(), "a", "sleep", "1000"]);
+    debian.ok(&["run", "-d", "--env", PATH, "--rootfs", &debian.image(), "a", "sleep", "1000"]);
     assert!(debian.task_is("a", "RUNNING"));
     assert_eq!(debian.ok(&["tasks", "exec", "--exec-id", "e", "a", "echo", "added"]), "added\n");
     let code = debian.ctr(&["tasks", "exec", "--exec-id", "f", "a", "sh", "-c", "exit 9"]).status;
@@ -198,7 +216,9 @@ fn a_container_is_run_in_the_background_and_looked_after() {
     debian.ok(&["tasks", "kill", "-s", "KILL", "a"]);
     assert!(soon(|| debian.task_is("a", "STOPPED")));
     let output = debian.ctr(&["tasks", "kill", "a"]);
-    assert!(String::from_utf8_lossy(&output.stderr).contains("process already finished: not found"));
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("process already finished: not found")
+    );
     let output = debian.ctr(&["tasks", "rm", "a"]);
     assert!(String::from_utf8_lossy(&output.stderr).contains("exit code 137"));
     debian.ok(&["containers", "rm", "a"]);
@@ -209,7 +229,7 @@ fn a_container_is_run_in_the_background_and_looked_after() {
 fn what_is_typed_reaches_the_container_and_its_end_too() {
     let Some(debian) = Debian::start() else { return };
     let image = debian.image();
-    let mut ctr = debian.command(&["run", "--rm", "--rootfs", &image, "a", "cat"]);
+    let mut ctr = debian.command(&["run", "--rm", "--env", PATH, "--rootfs", &image, "a", "cat"]);
     let mut child = ctr.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(b"typed\n").unwrap();
     let output = child.wait_with_output().unwrap();
@@ -227,7 +247,8 @@ fn a_terminal_is_a_terminal() {
     unlockpt(&master).unwrap();
     let name = ptsname(&master, Vec::new()).unwrap().into_string().unwrap();
     let inside = File::options().read(true).write(true).open(name).unwrap();
-    let mut ctr = debian.command(&["run", "--rm", "-t", "--rootfs", &image, "a", "sh"]);
+    let mut ctr =
+        debian.command(&["run", "--rm", "-t", "--env", PATH, "--rootfs", &image, "a", "sh"]);
     ctr.stdin(inside.try_clone().unwrap()).stdout(inside.try_clone().unwrap()).stderr(inside);
     let mut child = ctr.spawn().unwrap();
     drop(ctr);
@@ -246,8 +267,8 @@ fn a_terminal_is_a_terminal() {
 fn a_container_survives_its_daemon() {
     let Some(mut debian) = Debian::start() else { return };
     let image = debian.image();
-    debian.ok(&["run", "-d", "--rootfs", &image, "a", "sleep", "1000"]);
-    debian.ok(&["run", "-d", "--rootfs", &image, "b", "sleep", "1000"]);
+    debian.ok(&["run", "-d", "--env", PATH, "--rootfs", &image, "a", "sleep", "1000"]);
+    debian.ok(&["run", "-d", "--env", PATH, "--rootfs", &image, "b", "sleep", "1000"]);
     debian.restart();
     assert!(debian.task_is("a", "RUNNING") && debian.task_is("b", "RUNNING"));
     assert_eq!(debian.ok(&["tasks", "exec", "--exec-id", "e", "a", "echo", "again"]), "again\n");
@@ -263,7 +284,7 @@ fn a_container_survives_its_daemon() {
 #[test]
 fn a_shim_that_is_killed_is_cleaned_up_after() {
     let Some(debian) = Debian::start() else { return };
-    debian.ok(&["run", "-d", "--rootfs", &debian.image(), "a", "sleep", "1000"]);
+    debian.ok(&["run", "-d", "--env", PATH, "--rootfs", &debian.image(), "a", "sleep", "1000"]);
     for shim in debian.shims() {
         sys::kill::process(shim, 9).unwrap();
     }
@@ -282,7 +303,7 @@ fn every_exit_arrives_of_many_at_once() {
         .map(|number| {
             let id = format!("c{number}");
             let script = format!("echo {number}; exit {number}");
-            let args = ["run", "--rm", "--rootfs", &image, &id, "sh", "-c", &script];
+            let args = ["run", "--rm", "--env", PATH, "--rootfs", &image, &id, "sh", "-c", &script];
             let mut ctr = debian.command(&args);
             ctr.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap()
         })

@@ -11,7 +11,7 @@ use prost::Message;
 use serde_json::Value;
 use ttrpc::{CallOptions, Client, Status};
 
-use crate::{
+use super::{
     bundle::{Ground, spec},
     daemon::{Daemon, eventually},
 };
@@ -97,9 +97,11 @@ impl Driver {
             runc_root: self.ground.runc_root(),
             pid: 0,
         };
-        shim.pid = shim.call::<_, pb::ConnectResponse>("Connect", &pb::ConnectRequest {
-            id: id.to_owned(),
-        }).await.unwrap().shim_pid;
+        shim.pid = shim
+            .call::<_, pb::ConnectResponse>("Connect", &pb::ConnectRequest { id: id.to_owned() })
+            .await
+            .unwrap()
+            .shim_pid;
         shim
     }
 
@@ -163,7 +165,7 @@ impl Shim {
         method: &str,
         request: &Q,
     ) -> Result<R, Status> {
-        let options = CallOptions::new().timeout(Duration::from_secs(60));
+        let options = CallOptions::new().timeout(Duration::from_mins(1));
         self.client.call(self.service, method, request, &options).await
     }
 
@@ -221,7 +223,10 @@ impl Shim {
     /// Waits until the shim is gone with all that was its own.
     pub(crate) async fn gone(&self) {
         ended(self.pid).await;
-        assert!(!Path::new(self.address.strip_prefix("unix://").unwrap()).exists(), "socket is left");
+        assert!(
+            !Path::new(self.address.strip_prefix("unix://").unwrap()).exists(),
+            "socket is left"
+        );
         self.nothing_is_left();
     }
 
@@ -229,7 +234,10 @@ impl Shim {
     pub(crate) fn nothing_is_left(&self) {
         let mounts = fs_err::read_to_string("/proc/self/mountinfo").unwrap();
         assert!(!mounts.contains(self.bundle.to_str().unwrap()), "a mount is left");
-        assert!(!self.runc_root.join(&self.namespace).join(&self.id).exists(), "runc's state is left");
+        assert!(
+            !self.runc_root.join(&self.namespace).join(&self.id).exists(),
+            "runc's state is left"
+        );
         let cgroup = cgroups::Cgroup::at(&format!("/shim-tests/{}", self.id));
         assert!(cgroup.is_err(), "a cgroup is left");
     }

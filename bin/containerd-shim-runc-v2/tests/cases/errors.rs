@@ -2,7 +2,7 @@
 use api::containerd::task::v3 as pb;
 use ttrpc::{Code, Status};
 
-use crate::{
+use super::{
     bundle::{process, shell, spec},
     driver::Driver,
 };
@@ -108,7 +108,10 @@ async fn a_runtime_that_is_missing_is_named() {
     let request = driver.create_request(&id);
     let created = shim.call::<_, pb::CreateTaskResponse>("Create", &request).await;
     let message = created.unwrap_err().message;
-    assert!(message.contains("exec: \"no-such-runc\": executable file not found in $PATH"), "{message}");
+    assert!(
+        message.contains("exec: \"no-such-runc\": executable file not found in $PATH"),
+        "{message}"
+    );
     shim.shutdown().await.unwrap();
     shim.gone().await;
 }
@@ -120,11 +123,7 @@ async fn both_versions_are_served_and_others_are_not() {
     shim.service = api::service::TASK_V2;
     shim.start("").await.unwrap();
     shim.service = "containerd.task.v4.Task";
-    check(
-        shim.state("").await,
-        Code::Unimplemented,
-        "service containerd.task.v4.Task",
-    );
+    check(shim.state("").await, Code::Unimplemented, "service containerd.task.v4.Task");
     shim.service = api::service::TASK_V3;
     shim.kill("", 9, false).await.unwrap();
     shim.wait("").await.unwrap();

@@ -2,7 +2,7 @@
 use api::containerd::task::v3 as pb;
 use serde_json::{Value, json};
 
-use crate::{bundle::process, driver::Driver};
+use super::{bundle::process, driver::Driver};
 
 fn grouped(spec: &mut Value, _: &mut pb::CreateTaskRequest) {
     spec["annotations"] = json!({"io.kubernetes.cri.sandbox-id": "pod"});

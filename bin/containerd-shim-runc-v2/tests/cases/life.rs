@@ -7,7 +7,7 @@ use api::{
 };
 use serde_json::json;
 
-use crate::{
+use super::{
     bundle::{process, shell},
     driver::{Driver, ended},
 };
@@ -76,8 +76,11 @@ async fn no_exit_is_lost_however_fast_processes_end() {
     for exec_id in &exec_ids {
         let mine: Vec<_> =
             all.iter().filter(|line| line.split(' ').nth(1) == Some(exec_id)).collect();
-        let want =
-            [format!("exec-added {exec_id}"), format!("exec-started {exec_id}"), format!("exit {exec_id} 0")];
+        let want = [
+            format!("exec-added {exec_id}"),
+            format!("exec-started {exec_id}"),
+            format!("exit {exec_id} 0"),
+        ];
         assert_eq!(mine, want.iter().collect::<Vec<_>>());
     }
     shim.kill("", 9, false).await.unwrap();
@@ -97,7 +100,11 @@ async fn futures_of<T>(futures: impl Iterator<Item = impl Future<Output = T>>) -
                 *slot = Some(value);
             }
         }
-        if done.iter().all(Option::is_some) { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+        if done.iter().all(Option::is_some) {
+            std::task::Poll::Ready(())
+        } else {
+            std::task::Poll::Pending
+        }
     })
     .await;
     done.into_iter().flatten().collect()
@@ -120,7 +127,8 @@ async fn a_container_that_ends_at_once_is_started_before_it_has_exited() {
 #[tokio::test]
 async fn what_happens_while_the_daemon_is_away_is_told_when_it_is_back() {
     let mut driver = Driver::new();
-    let shim = driver.container("a", &shell("trap 'exit 4' TERM; sleep 100 & wait"), |_, _| {}).await;
+    let shim =
+        driver.container("a", &shell("trap 'exit 4' TERM; sleep 100 & wait"), |_, _| {}).await;
     driver.daemon.events.wait_for_line(&format!("create {}", shim.id)).await;
     driver.daemon.leave().await;
     shim.start("").await.unwrap();
@@ -169,7 +177,8 @@ async fn processes_are_paused_and_listed_and_measured_and_limited() {
     let request =
         pb::UpdateTaskRequest { id: id(), resources: Some(resources), ..Default::default() };
     shim.call::<_, ()>("Update", &request).await.unwrap();
-    let stats: pb::StatsResponse = shim.call("Stats", &pb::StatsRequest { id: id() }).await.unwrap();
+    let stats: pb::StatsResponse =
+        shim.call("Stats", &pb::StatsRequest { id: id() }).await.unwrap();
     let stats = stats.stats.unwrap();
     if let Some(metrics) = api::unpack::<cgroups::v1::Metrics>(&stats) {
         let metrics = metrics.unwrap();
@@ -217,7 +226,9 @@ async fn the_first_process_exits_last_though_others_would_outlive_it() {
     let exits: Vec<_> = driver
         .daemon
         .events
-        .wait_for("three exits", |all| all.iter().filter(|line| line.starts_with("exit")).count() == 3)
+        .wait_for("three exits", |all| {
+            all.iter().filter(|line| line.starts_with("exit")).count() == 3
+        })
         .await
         .into_iter()
         .filter(|line| line.starts_with("exit"))

@@ -8,7 +8,7 @@ use api::containerd::{
 };
 use prost::Message;
 
-use crate::{
+use super::{
     bundle::{process, spec},
     driver::Driver,
 };

@@ -10,7 +10,7 @@ use api::containerd::task::v3 as pb;
 use sys::fifo;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::{
+use super::{
     bundle::{Ground, process, shell},
     daemon::eventually,
     driver::{Driver, Shim},
@@ -124,8 +124,7 @@ async fn an_added_process_is_read_and_typed_to() {
     .unwrap();
     shim.start("e").await.unwrap();
     streams.type_in().write_all(b"hello\n").unwrap();
-    let request =
-        pb::CloseIoRequest { id: shim.id.clone(), exec_id: "e".into(), stdin: true };
+    let request = pb::CloseIoRequest { id: shim.id.clone(), exec_id: "e".into(), stdin: true };
     shim.call::<_, ()>("CloseIO", &request).await.unwrap();
     assert_eq!(shim.wait("e").await.unwrap(), 0);
     assert_eq!(read_all(out).await, "hello\n");
@@ -172,12 +171,8 @@ async fn a_terminal_shows_what_is_typed_and_has_a_size() {
         })
         .await;
     shim.start("").await.unwrap();
-    let request = pb::ResizePtyRequest {
-        id: shim.id.clone(),
-        width: 91,
-        height: 17,
-        ..Default::default()
-    };
+    let request =
+        pb::ResizePtyRequest { id: shim.id.clone(), width: 91, height: 17, ..Default::default() };
     shim.call::<_, ()>("ResizePty", &request).await.unwrap();
     let mut keyboard = streams.type_in();
     let mut text = String::new();
@@ -218,7 +213,8 @@ async fn a_reader_that_does_not_read_blocks_only_its_own_container() {
     let streams = Streams::make(&driver.ground, "a");
     let shim = container(&driver, &streams, "yes").await;
     shim.start("").await.unwrap();
-    let full = |path: &Path| rustix::io::ioctl_fionread(fifo::both(path).unwrap()).unwrap() >= 60_000;
+    let full =
+        |path: &Path| rustix::io::ioctl_fionread(fifo::both(path).unwrap()).unwrap() >= 60_000;
     eventually("the fifo is full", || full(&streams.stdout).then_some(())).await;
     let begun = Instant::now();
     shim.state("").await.unwrap();

@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use content::{Expected, Ingest, Store};
 use futures_util::StreamExt;
-use images::{labels, ref_key};
+use images::{Flight, labels, ref_key};
+use tokio::sync::SemaphorePermit;
 use types::{Descriptor, Error, Kind, Labels, Result};
 
 use super::Session;
@@ -44,7 +45,7 @@ impl Session<'_> {
     }
 
     async fn bring(&self, descriptor: &Descriptor, meter: &mut Meter) -> Result<()> {
-        let _turn = self.turns.acquire().await.map_err(|_closed| Error::cancelled("fetch"))?;
+        let _turn = self.turn(descriptor).await?;
         let (mut retry, mut was_spoiled) = (Retry::default(), false);
         loop {
             let mut offset = 0;
@@ -65,6 +66,16 @@ impl Session<'_> {
                 },
             }
         }
+    }
+
+    /// Waits until nobody else in this process is fetching the blob, and then until it may be fetched.
+    pub(super) async fn turn(
+        &self,
+        descriptor: &Descriptor,
+    ) -> Result<(Flight, SemaphorePermit<'_>)> {
+        let flight = self.client.flights.board(&format!("blob/{}", descriptor.digest)).await;
+        let turn = self.turns.acquire().await.map_err(|_closed| Error::cancelled("fetch"))?;
+        Ok((flight, turn))
     }
 
     async fn attempt(
@@ -99,7 +110,12 @@ impl Session<'_> {
                 discard(store, &reference).await;
                 if begun == 0 { Err(error) } else { Ok(Attempt::Spoiled(error)) }
             }
-            Err(error) => Err(error),
+            Err(error) => {
+                if *offset == 0 {
+                    discard(store, &reference).await;
+                }
+                Err(error)
+            }
         }
     }
 

@@ -37,7 +37,7 @@ impl Session<'_> {
         descriptor: &Descriptor,
         meter: &Meter,
     ) -> Result<Option<Document>> {
-        let _turn = self.turns.acquire().await.map_err(|_closed| Error::cancelled("fetch"))?;
+        let _turn = self.turn(descriptor).await?;
         let (store, reference) = (&*self.client.content, ref_key(descriptor));
         let document = match open(store, &reference, descriptor.into()).await {
             Err(error) if error.is_already_exists() => {

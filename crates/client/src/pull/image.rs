@@ -90,7 +90,7 @@ impl Session<'_> {
             }
             let mut rootfs = rootfs.clone();
             if unpack.brings_layers {
-                rootfs = rootfs.announced(&self.pull.name, &descriptor.digest);
+                rootfs = rootfs.announced(Some(&self.pull.name), &descriptor.digest);
             }
             let unpacker = self.client.unpacker(unpack)?;
             unpacker.unpack(&rootfs, arrivals).await?;

@@ -43,8 +43,8 @@ impl Unpacker {
             }
             self.fill(layer, layers, &active, turns).await?;
             self.commit(layer, &active).await?;
+            layers.extracted(layer);
         }
-        layers.extracted(layer);
         Ok(())
     }
 
@@ -62,34 +62,30 @@ impl Unpacker {
             Some(parent) if self.is_there(parent).await? => Some(parent),
             _ => None,
         };
-        if let Some(active) = self.prepare(layer, base).await? {
-            let needs_parent = self.fill(layer, layers, &active, turns).await?;
-            if active.is_early
-                && let Err(error) = wait(layer, beneath).await
-            {
-                self.discard(&active).await;
-                return Err(error);
-            }
-            if active.is_early && needs_parent {
-                self.again(layer, layers, &active, turns).await?;
-            } else {
-                self.commit(layer, &active).await?;
-            }
+        let Some(active) = self.prepare(layer, base).await? else { return Ok(()) };
+        let needs_parent = match self.fill(layer, layers, &active, turns).await {
+            // A hard link to a file that a layer beneath brings.
+            Err(error) if active.is_early && error.kind() == Kind::FailedPrecondition => true,
+            outcome => outcome?,
+        };
+        if !active.is_early {
+            self.commit(layer, &active).await?;
+        } else if let Err(error) = wait(layer, beneath).await {
+            self.discard(&active).await;
+            return Err(error);
+        } else if needs_parent {
+            self.discard(&active).await;
+            self.again(layer, layers, turns).await?;
+        } else {
+            self.commit(layer, &active).await?;
         }
         layers.extracted(layer);
         Ok(())
     }
 
     /// Unpacks a layer once more, over its parent.
-    async fn again(
-        &self,
-        layer: &Layer,
-        layers: &dyn Layers,
-        first: &Active,
-        turns: &Semaphore,
-    ) -> Result<()> {
+    async fn again(&self, layer: &Layer, layers: &dyn Layers, turns: &Semaphore) -> Result<()> {
         tracing::debug!(layer = %layer.diff_id, "layer needs its parent's files: unpacking it again");
-        self.discard(first).await;
         if let Some(active) = self.prepare(layer, layer.parent.as_ref()).await? {
             self.fill(layer, layers, &active, turns).await?;
             self.commit(layer, &active).await?;
@@ -196,8 +192,11 @@ impl Unpacker {
         labels::set(&*self.content, &layer.descriptor.digest, inflated).await
     }
 
+    /// Removes an active snapshot, if it is still there.
     pub(super) async fn discard(&self, active: &Active) {
-        if let Err(error) = self.snapshotter.remove(&active.key).await {
+        if let Err(error) = self.snapshotter.remove(&active.key).await
+            && !error.is_not_found()
+        {
             tracing::warn!(key = active.key, %error, "failed to remove extraction snapshot");
         }
     }

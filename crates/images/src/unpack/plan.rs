@@ -78,9 +78,9 @@ impl Rootfs {
     }
 
     /// The same, with what a snapshotter needs to bring layers by itself, as labels of the snapshots:
-    /// the image's name, its manifest, and which layers it and those above it are (containerd
-    /// `pkg/snapshotters/annotations.go`).
-    pub fn announced(mut self, name: &str, manifest: &Digest) -> Self {
+    /// the image's name if it is known, its manifest, and which layers it and those above it are
+    /// (containerd `pkg/snapshotters/annotations.go`).
+    pub fn announced(mut self, name: Option<&str>, manifest: &Digest) -> Self {
         let digests: Vec<_> =
             self.layers.iter().map(|layer| layer.descriptor.digest.to_string()).collect();
         for (layer, above) in self.layers.iter_mut().zip((0..).map(|index| &digests[index..])) {
@@ -88,7 +88,9 @@ impl Rootfs {
             let mut say = |what: &str, value: String| {
                 annotations.insert(format!("{INHERITED}cri.{what}"), value);
             };
-            say("image-ref", name.to_owned());
+            if let Some(name) = name {
+                say("image-ref", name.to_owned());
+            }
             say("manifest-digest", manifest.to_string());
             say("layer-digest", above[0].clone());
             say("image-layers", as_many_as_fit(above));
@@ -175,7 +177,7 @@ mod tests {
     fn a_snapshotter_that_brings_layers_is_told_which() {
         let digests: Vec<_> = (0..80).map(|n| Digest::of(n.to_string())).collect();
         let blobs: Vec<_> = (0..80).map(|n| blob(LAYER_GZIP, &n.to_string())).collect();
-        let rootfs = plan(&blobs, &digests).unwrap().announced("r.io/a:1", &digests[0]);
+        let rootfs = plan(&blobs, &digests).unwrap().announced(Some("r.io/a:1"), &digests[0]);
         let labels = |index: usize| rootfs.layers[index].labels();
         assert_eq!(labels(0)["containerd.io/snapshot/cri.image-ref"], "r.io/a:1");
         let layers = |index| labels(index)["containerd.io/snapshot/cri.image-layers"].clone();

@@ -1,11 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-use std::{
-    fs::File,
-    io,
-    os::fd::OwnedFd,
-    process::Stdio as ChildStdio,
-    time::Duration,
-};
+use std::{fs::File, io, os::fd::OwnedFd, process::Stdio as ChildStdio, time::Duration};
 
 use rustix::{
     io::{Errno, read},
@@ -141,7 +135,8 @@ mod tests {
         );
         let owner = Owner { id: "a".into(), namespace: "n".into() };
         let (logging, [mut out, _err]) = {
-            let (logging, [out, err]) = Logging::spawn(&logger(&script, false), &owner).await.unwrap();
+            let (logging, [out, err]) =
+                Logging::spawn(&logger(&script, false), &owner).await.unwrap();
             (logging, [File::from(out), File::from(err)])
         };
         out.write_all(b"line\n").unwrap();
