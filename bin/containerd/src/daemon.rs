@@ -104,6 +104,7 @@ impl Daemon {
         let db = Db::open(path, backends, options).await.context(|| "metadata")?;
         let shims = Shims::open(self.shims()?, exchange.clone())?;
         let scratch = config.state.join(format!("{}.walking", kinds::DIFFER));
+        empty_directory(&scratch)?;
         Ok(Parts { db, exchange, shims, scratch, flights: Flights::default() })
     }
 
@@ -252,6 +253,16 @@ pub(crate) fn snapshotter(scoped: &Scoped, name: &str) -> Result<Arc<dyn Snapsho
 fn make_directory(path: &Path) -> Result<()> {
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o711).create(path);
     made.context(|| format!("create {}", path.display()))
+}
+
+/// Makes a directory, or takes away what a daemon that went down left mounted and lying there.
+fn empty_directory(path: &Path) -> Result<()> {
+    make_directory(path)?;
+    for entry in fs_err::read_dir(path)?.flatten() {
+        mount::unmount_recursive(&entry.path(), mount::UnmountFlags::DETACH)?;
+        fs_err::remove_dir(entry.path())?;
+    }
+    Ok(())
 }
 
 /// What is not permitted is not done: containers go before the daemon either way.

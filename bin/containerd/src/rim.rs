@@ -1,6 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Which service is served by which part.
-use std::{future::Future, sync::Arc};
+use std::{
+    future::Future,
+    sync::Arc,
+    task::{Context as TaskContext, Poll},
+};
+
+use futures_util::{FutureExt, future::BoxFuture};
 
 use services::{
     Limits, containers, content, diff, events, health, images,
@@ -11,7 +17,14 @@ use services::{
     version::{self, Version},
 };
 use tokio::net::UnixListener;
-use tonic::{Status, body::Body, codegen::http, service::Routes, transport::Server};
+use tonic::{
+    Status,
+    body::Body,
+    codegen::{Service, http},
+    service::Routes,
+    transport::Server,
+};
+use tower::layer::layer_fn;
 use types::{Error, Kind, Result, Scope};
 
 use crate::daemon::{Parts, snapshotter};
@@ -99,12 +112,49 @@ impl Rim {
     ) -> Result<()> {
         let routes = Routes::from(self.routes.into_axum_router().fallback(unknown));
         let incoming = tokio_stream::wrappers::UnixListenerStream::new(listener);
-        let server = Server::builder().add_routes(routes);
+        let server = Server::builder().layer(layer_fn(Named)).add_routes(routes);
         server
             .serve_with_incoming_shutdown(incoming, end)
             .await
             .map_err(|e| Error::caused(Kind::Internal, "", e))
     }
+}
+
+/// Names the method in the answer to one that a service does not have.
+#[derive(Clone, Debug)]
+struct Named<S>(S);
+
+impl<S> Service<http::Request<Body>> for Named<S>
+where
+    S: Service<http::Request<Body>, Response = http::Response<Body>>,
+    S::Future: Send + 'static,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
+
+    fn poll_ready(&mut self, context: &mut TaskContext<'_>) -> Poll<Result<(), Self::Error>> {
+        self.0.poll_ready(context)
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let uri = request.uri().clone();
+        let answer = self.0.call(request);
+        async move { answer.await.map(|answer| named(&uri, answer)) }.boxed()
+    }
+}
+
+/// Compat: the text of Go's gRPC server, where generated code of ours says nothing.
+fn named(uri: &http::Uri, answer: http::Response<Body>) -> http::Response<Body> {
+    let headers = answer.headers();
+    let is_unimplemented = headers.get("grpc-status").is_some_and(|code| code == "12");
+    if !is_unimplemented || headers.contains_key("grpc-message") {
+        return answer;
+    }
+    let mut parts = uri.path().split('/').skip(1);
+    let (service, method) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    let text = format!("unknown method {method} for service {service}");
+    Status::unimplemented(text).into_http()
 }
 
 /// Compat: the text of Go's gRPC server, by which clients tell that a service is not there.

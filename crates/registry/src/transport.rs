@@ -289,7 +289,7 @@ fn explain(error: &(dyn error::Error + 'static)) -> (Kind, String) {
     let mut links: Vec<String> = Vec::new();
     let mut next = Some(error);
     while let Some(error) = next {
-        let text = error.to_string();
+        let text = words(error);
         if links.last().is_none_or(|last| !last.ends_with(&text)) {
             links.push(text);
         }
@@ -299,6 +299,15 @@ fn explain(error: &(dyn error::Error + 'static)) -> (Kind, String) {
         next = error.source();
     }
     (Kind::Unavailable, links.join(": "))
+}
+
+/// Compat: a body that ends too early is an `unexpected EOF` in Go, which callers look for.
+fn words(error: &(dyn error::Error + 'static)) -> String {
+    let ended = |io: &io::Error| io.kind() == io::ErrorKind::UnexpectedEof;
+    if error.downcast_ref().is_some_and(ended) {
+        return "unexpected EOF".to_owned();
+    }
+    error.to_string()
 }
 
 /// Whether a connection failed because the other side answered no TLS: Go goes by what the first

@@ -33,17 +33,27 @@ impl Scoped {
         Self { shims, namespace, containers }
     }
 
+    /// The shim of a task. That there is no container is the better reason where both are missing.
     async fn find(&self, id: &str) -> Result<Arc<Shim>> {
-        self.shims.table.find(&self.namespace, id, self.shims.config.timeouts.load).await
+        let patience = self.shims.config.timeouts.load;
+        match self.shims.table.find(&self.namespace, id, patience).await {
+            Err(error) if error.is_not_found() => {
+                self.containers.get(id).await?;
+                Err(error)
+            }
+            found => found,
+        }
     }
 
-    /// Calls a method on a task's shim.
+    /// Calls a method on a task's shim. A task whose shim has died is not there any more.
     async fn call<Q, R>(&self, id: &str, method: &str, request: Q) -> Result<R>
     where
         Q: prost::Message,
         R: prost::Message + Default,
     {
-        self.find(id).await?.call(method, &request, self.shims.config.timeouts.call).await
+        let shim = self.find(id).await?;
+        let answer = shim.call(method, &request, self.shims.config.timeouts.call).await;
+        answer.map_err(|error| if shim.is_closed() { missing(id) } else { error })
     }
 
     fn bundle(&self, id: &str) -> Result<Bundle> {
@@ -103,8 +113,9 @@ impl Scoped {
         let id = shim.bundle.id.clone();
         let request = pb::StateRequest { id: id.clone(), exec_id: exec_id.to_owned() };
         let patience = self.shims.config.timeouts.state;
-        let state: pb::StateResponse = shim.call("State", &request, patience).await?;
-        Ok(process(&id, exec_id, state))
+        let answer = shim.call::<_, pb::StateResponse>("State", &request, patience).await;
+        let gone = |error| if shim.is_closed() { missing(&id) } else { error };
+        Ok(process(&id, exec_id, answer.map_err(gone)?))
     }
 
     /// How a task ended whose shim died while somebody waited.

@@ -110,6 +110,9 @@ where
         let container = present(request.container, "container")
             .and_then(Container::from_wire)
             .map_err(status)?;
+        if container.id.is_empty() {
+            return Err(Status::invalid_argument("Container.ID required"));
+        }
         let mask = mask(request.update_mask);
         let container = detached(async move { records.update(container, &mask).await }).await?;
         Ok(Response::new(pb::UpdateContainerResponse { container: Some(container.to_wire()) }))

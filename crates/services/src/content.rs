@@ -10,7 +10,7 @@ use api::containerd::services::content::v1 as pb;
 use futures_util::{Stream, stream};
 use pb::content_server::{Content, ContentServer};
 use tonic::{Request, Response, Streaming};
-use types::{Digest, Error, FieldMask, Kind, Result, Scope};
+use types::{Context, Digest, Error, FieldMask, Kind, Result, Scope};
 
 pub use client::connect;
 
@@ -58,7 +58,7 @@ where
 
     async fn info(&self, request: Request<pb::InfoRequest>) -> Reply<pb::InfoResponse> {
         let (store, request) = self.open(request)?;
-        let digest = request.digest.parse().map_err(status)?;
+        let digest = info_digest(&request.digest).map_err(status)?;
         let info = store.info(&digest).await.map_err(status)?;
         Ok(Response::new(pb::InfoResponse { info: Some(info.to_wire()) }))
     }
@@ -94,7 +94,8 @@ where
 
     async fn status(&self, request: Request<pb::StatusRequest>) -> Reply<pb::StatusResponse> {
         let (store, request) = self.open(request)?;
-        let found = store.status(&request.r#ref).await.map_err(status)?;
+        let context = || format!("could not get status for ref {:?}", request.r#ref);
+        let found = store.status(&request.r#ref).await.context(context).map_err(status)?;
         Ok(Response::new(pb::StatusResponse { status: Some(found.to_wire()) }))
     }
 
@@ -120,6 +121,14 @@ where
         let (store, request) = self.open(request)?;
         detached(async move { store.abort(&request.r#ref).await }).await.map(Response::new)
     }
+}
+
+/// Compat: `Info` has words of its own for a digest that is none (containerd
+/// `plugins/services/content/contentserver/contentserver.go`).
+fn info_digest(text: &str) -> Result<Digest> {
+    let refused =
+        |_: Error| Error::said(Kind::InvalidArgument, format!("{text:?} failed validation"));
+    text.parse().map_err(refused)
 }
 
 /// The bytes that a read asks for. A size of zero, or one past the end, is up to the end.

@@ -10,7 +10,7 @@ use pb::{
     images_server::{Images, ImagesServer},
 };
 use tonic::{Request, Response, Status};
-use types::{Descriptor, FieldMask, Filters, Result, Scope};
+use types::{Descriptor, Error, FieldMask, Filters, Result, Scope};
 
 use crate::call::{Limits, Peer, Reply, detached, error, limited, open, status};
 use crate::convert::{FromWire, ToWire, filters, mask, present, time};
@@ -67,7 +67,11 @@ where
         request: Request<pb::CreateImageRequest>,
     ) -> Reply<pb::CreateImageResponse> {
         let (records, request) = self.open(request)?;
-        let image = present(request.image, "image").and_then(Image::from_wire).map_err(status)?;
+        let wire = present(request.image, "image").map_err(status)?;
+        if wire.name.is_empty() {
+            return Err(Status::invalid_argument("Image.Name required"));
+        }
+        let image = Image::from_wire(wire).map_err(status)?;
         let image = detached(async move { records.create(image).await }).await?;
         Ok(Response::new(pb::CreateImageResponse { image: Some(image.to_wire()) }))
     }
@@ -77,8 +81,14 @@ where
         request: Request<pb::UpdateImageRequest>,
     ) -> Reply<pb::UpdateImageResponse> {
         let (records, request) = self.open(request)?;
-        let image = present(request.image, "image").and_then(Image::from_wire).map_err(status)?;
+        let mut wire = present(request.image, "image").map_err(status)?;
         let mask = mask(request.update_mask);
+        if !mask.is_empty() && has_no_target(&wire) {
+            // What the mask leaves out need not be said.
+            let kept = records.get(&wire.name).await.map_err(status)?;
+            wire.target = Some(kept.target.to_wire());
+        }
+        let image = Image::from_wire(wire).map_err(status)?;
         let image = detached(async move { records.update(image, &mask).await }).await?;
         Ok(Response::new(pb::UpdateImageResponse { image: Some(image.to_wire()) }))
     }
@@ -92,6 +102,19 @@ where
             .await
             .map(Response::new)
     }
+}
+
+fn has_no_target(image: &pb::Image) -> bool {
+    image.target.as_ref().is_none_or(|target| target.digest.is_empty())
+}
+
+/// Compat: the words of containerd `core/metadata/images.go` for an image that names nothing.
+fn target(image: &pb::Image) -> Result<Descriptor> {
+    if has_no_target(image) {
+        let message = "Target.Digest \"\" invalid: invalid checksum digest format";
+        return Err(Error::invalid(message));
+    }
+    Descriptor::from_wire(image.target.clone().unwrap_or_default())
 }
 
 impl ToWire for Image {
@@ -111,9 +134,9 @@ impl ToWire for Image {
 impl FromWire<pb::Image> for Image {
     fn from_wire(wire: pb::Image) -> Result<Self> {
         Ok(Self {
+            target: target(&wire)?,
             name: wire.name,
             labels: wire.labels,
-            target: Descriptor::from_wire(present(wire.target, "image target")?)?,
             created_at: time(wire.created_at),
             updated_at: time(wire.updated_at),
         })

@@ -13,7 +13,7 @@ use types::{Descriptor, Result, Scope};
 pub use client::connect;
 
 use crate::call::{Limits, Reply, detached, limited, open, status};
-use crate::convert::{FromWire, ToWire, any, filters, present, time};
+use crate::convert::{FromWire, ToWire, any, filters, time};
 
 /// Serves the tasks that `find` finds for a scope.
 pub fn serve<F>(find: F, limits: Limits) -> TasksServer<Server<F>>
@@ -234,7 +234,7 @@ impl FromWire<pb::ExecProcessRequest> for Exec {
     fn from_wire(wire: pb::ExecProcessRequest) -> Result<Self> {
         let pb::ExecProcessRequest { container_id: id, exec_id, spec, .. } = wire;
         let pb::ExecProcessRequest { stdin, stdout, stderr, terminal, .. } = wire;
-        let spec = any(present(spec, "spec")?);
+        let spec = spec.map(any).unwrap_or_default();
         Ok(Self { id, exec_id, spec, stdio: Stdio { stdin, stdout, stderr, terminal } })
     }
 }

@@ -153,7 +153,8 @@ async fn pull(
     let said = |event: String| ::client::Event { event: event.into(), ..Default::default() };
     let registry = format!("OCI Registry ({})", source.name());
     progress.report(said(format!("Resolving from {registry}")));
-    let target = source.resolve().await.context(|| "failed to resolve image")?;
+    let context = || format!("failed to resolve reference {:?}", source.name());
+    let target = source.resolve().await.context(context)?;
     progress.report(said(format!("Pulling from {registry}")));
     let name = if to.name.is_empty() { source.name().to_owned() } else { to.name.clone() };
     let pull = Pull {

@@ -121,11 +121,13 @@ fn info(shim: &impl Shim) -> Result<()> {
 }
 
 fn delete(shim: &impl Shim, flags: &Flags) -> Result<()> {
-    let stopped = shim.stop(&Remains {
-        id: flags.id.clone(),
-        namespace: flags.namespace.clone(),
-        bundle: bundle_of(flags)?,
-    })?;
+    let bundle = bundle_of(flags)?;
+    if let Ok(address) = fs::read_to_string(bundle.join("address")) {
+        // A server that was killed has left it.
+        drop(socket::remove_dead(&address));
+    }
+    let (id, namespace) = (flags.id.clone(), flags.namespace.clone());
+    let stopped = shim.stop(&Remains { id, namespace, bundle })?;
     let response = DeleteResponse {
         pid: stopped.pid,
         exit_status: stopped.exit_status,

@@ -71,6 +71,11 @@ pub fn remove(address: &str) -> io::Result<()> {
     }
 }
 
+/// Removes the socket at an address unless somebody listens there, who may serve others too.
+pub(crate) fn remove_dead(address: &str) -> io::Result<()> {
+    if is_live(path(address)) { Ok(()) } else { remove(address) }
+}
+
 fn path(address: &str) -> &Path {
     Path::new(address.strip_prefix("unix://").unwrap_or(address))
 }
@@ -120,11 +125,14 @@ mod tests {
         let address = format!("unix://{}/s/one", dir.path().display());
         let Socket::New(listener) = bind(&address).unwrap() else { panic!("nobody listens yet") };
         assert!(matches!(bind(&address).unwrap(), Socket::Live));
+        remove_dead(&address).unwrap();
+        assert!(path(&address).exists(), "it is listened to");
         drop(listener);
         assert!(matches!(bind(&address).unwrap(), Socket::New(_)));
         let mode = fs::metadata(dir.path().join("s")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o700);
-        remove(&address).unwrap();
+        remove_dead(&address).unwrap();
+        assert!(!path(&address).exists());
         remove(&address).unwrap();
     }
 }

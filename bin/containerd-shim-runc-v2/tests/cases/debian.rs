@@ -11,6 +11,8 @@ use std::{
 
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
+use shim::socket;
+
 use super::bundle::Ground;
 
 const SHIM: &str = env!("CARGO_BIN_EXE_containerd-shim-runc-v2");
@@ -114,6 +116,11 @@ impl Debian {
         assert!(!mounts.contains(self.bundles().to_str().unwrap()), "mounts are left");
         let state = Path::new("/run/containerd/runc").join(&self.namespace);
         assert_eq!(fs_err::read_dir(state).map_or(0, Iterator::count), 0, "runc's state is left");
+        for id in ["a", "b", "c"] {
+            let daemon = self.ground.path().join("c.sock").display().to_string();
+            let address = socket::address(socket::DIRECTORY, &daemon, &self.namespace, id);
+            assert!(!Path::new(&address["unix://".len()..]).exists(), "a socket is left");
+        }
     }
 }
 
@@ -258,7 +265,7 @@ fn a_terminal_is_a_terminal() {
     // A terminal whose inside is closed ends with an error.
     drop(master.read_to_end(&mut shown));
     let shown = String::from_utf8_lossy(&shown);
-    assert!(shown.contains("/dev/pts/") && shown.contains("42\r\n"), "{shown:?}");
+    assert!(shown.contains("/dev/pts/") && shown.contains("42\r"), "{shown:?}");
     assert_eq!(child.wait().unwrap().code(), Some(3));
     debian.nothing_is_left();
 }

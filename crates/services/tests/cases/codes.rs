@@ -94,6 +94,28 @@ async fn a_write_elsewhere_than_at_the_end_is_out_of_range() {
     assert_eq!(refused.message(), "write @3 must occur at current offset 5");
 }
 
+fn commit(reference: &str, offset: i64) -> WriteContentRequest {
+    WriteContentRequest { action: WriteAction::Commit.into(), ..write(reference, offset, b"") }
+}
+
+#[tokio::test]
+async fn a_write_that_was_left_is_written_over_and_committed() {
+    let folder = tempfile::tempdir().unwrap();
+    let backends = metadata::Backends {
+        content: Arc::new(::content::Local::open(folder.path().join("content")).unwrap()),
+        snapshotters: [].into(),
+    };
+    let path = folder.path().join("meta.sqlite");
+    let db = metadata::Db::open(path, backends, Default::default()).await.unwrap();
+    let store = db.scope(super::world::scope()).content();
+    let served =
+        Served::new(Routes::new(content::serve(move |_| Ok(store.clone()), Limits::default())));
+    written(&served, vec![write("r", 0, b"hello"), write("r", 100, b"x")]).await.unwrap_err();
+    written(&served, vec![write("r", 0, b"hello"), commit("r", 5)]).await.unwrap();
+    let store = content::connect(served.peer().await);
+    assert_eq!(store.info(&Digest::of("hello")).await.unwrap().size, 5);
+}
+
 #[tokio::test]
 async fn a_write_at_the_start_begins_anew() {
     let served = serve();
