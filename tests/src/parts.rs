@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::process::run;
+use crate::process::{run, run_aloud};
 use crate::{Context, Failure, Outcome};
 
 /// Who made a program.
@@ -108,6 +108,9 @@ pub fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
+/// Longer than anything takes to build from nothing on two cores.
+const LIMIT: Duration = Duration::from_mins(40);
+
 /// What cargo made, and what it said.
 type Built = Result<(Vec<PathBuf>, String), String>;
 
@@ -130,10 +133,11 @@ fn build(profile: Profile) -> Outcome<(Vec<PathBuf>, String)> {
     command.current_dir(workspace()).args(["build", "--keep-going"]);
     command.args(["--message-format=json-render-diagnostics"]);
     command.args(["-p", "containerd", "-p", "ctr", "-p", SHIM]);
-    if profile == Profile::Release {
-        command.arg("--release");
-    }
-    let output = run(&mut command, Duration::from_mins(30))?;
+    // A test captures what it says, but a person who waits for minutes wants to see why.
+    let output = match profile {
+        Profile::Dev => run(&mut command, LIMIT)?,
+        Profile::Release => run_aloud(command.arg("--release"), LIMIT)?,
+    };
     let messages = output.stdout.lines().filter_map(|line| serde_json::from_str(line).ok());
     let executables =
         messages.filter_map(|message: Value| Some(message["executable"].as_str()?.into()));

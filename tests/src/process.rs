@@ -58,6 +58,21 @@ pub fn run(command: &mut Command, limit: Duration) -> Outcome<Output> {
     Running::start(command)?.wait(limit)
 }
 
+/// Runs a program to its end as [`run`] does, and passes its standard error on while it arrives.
+pub fn run_aloud(command: &mut Command, limit: Duration) -> Outcome<Output> {
+    let mut running = Running::start(command)?;
+    let mut passed_on = 0;
+    until("its end", limit, || {
+        let ended = running.child.try_wait()?;
+        let text = running.stderr();
+        eprint!("{}", text.get(passed_on..).unwrap_or_default());
+        passed_on = text.len();
+        Ok(ended)
+    })
+    .context(shown(command))?;
+    running.wait(limit)
+}
+
 /// A program that runs in the background. Dropping it kills it.
 #[derive(Debug)]
 pub struct Running {

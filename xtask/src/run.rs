@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use e2e::{Context, Failure, Outcome, ensure, parts, process};
+use e2e::{Context, Failure, Outcome, parts, process};
 
 use crate::stop;
 
@@ -79,12 +79,4 @@ fn end(child: &mut Child) -> Outcome {
         }
     }
     Err(Failure::new(format!("process {} does not end", child.id())))
-}
-
-/// Runs a command whose output is shown as it comes; fails unless it succeeds.
-pub(crate) fn shown(command: &mut Command, limit: Duration) -> Outcome {
-    let line = process::shown(command);
-    let succeeded = watched(command, limit, |line| println!("{line}"))?;
-    ensure!(succeeded, "{line} failed");
-    Ok(())
 }

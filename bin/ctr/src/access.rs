@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use clap::Args;
-use registry::{Credential, Identity, Options, Registry, Tls, standard};
+use registry::{Credential, Credentials, Identity, Options, Registry, Tls, standard};
 use rustix::termios::{LocalModes, OptionalActions, isatty, tcgetattr, tcsetattr};
 use types::{Context as _, Error, Result};
 
@@ -43,9 +43,27 @@ impl Access {
     /// A client of the registry.
     pub(crate) fn registry(&self) -> Result<Registry> {
         let hosts = standard(self.plain_http, self.tls()?);
-        let credential = self.credential()?;
-        let credentials = Arc::new(move |_: &str| credential.clone());
-        Ok(Registry::new(Options { hosts, credentials, ..Options::default() }))
+        let options = Options { hosts, ..Options::default() };
+        Ok(Registry::new(match self.credentials()? {
+            Some(credentials) => Options { credentials, ..options },
+            None => options,
+        }))
+    }
+
+    /// Who we are, to whoever asks the registry for us.
+    pub(crate) fn credentials(&self) -> Result<Option<Arc<dyn Credentials>>> {
+        let Some(credential) = self.credential()? else { return Ok(None) };
+        Ok(Some(Arc::new(move |_: &str| Some(credential.clone()))))
+    }
+
+    /// Whether to speak plain HTTP.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.plain_http
+    }
+
+    /// Whether the registry can only be asked from here: a daemon trusts whom it was configured to.
+    pub(crate) fn is_only_ours(&self) -> bool {
+        self.skip_verify || self.tlscacert.is_some() || self.tlscert.is_some()
     }
 
     fn tls(&self) -> Result<Tls> {

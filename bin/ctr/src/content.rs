@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `ctr content`.
+mod objects;
+
 use ::content::{Expected, Info, Store};
 use bytes::Bytes;
 use clap::Subcommand;
 use futures_util::TryStreamExt;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 use types::{Digest, Error, Filters, Labels, Result};
 
 use crate::{
@@ -31,6 +33,12 @@ pub(crate) enum Command {
     },
     /// Fetch all content of an image into the store, without unpacking it
     Fetch(Box<images::Fetch>),
+    /// Write an object of a registry to the standard output
+    FetchObject(objects::FetchObject),
+    /// Write a blob of a registry to the standard output
+    FetchBlob(objects::FetchBlob),
+    /// Send a blob to a registry
+    PushObject(objects::PushObject),
     /// Write a blob to the standard output
     Get {
         /// Its digest
@@ -68,21 +76,23 @@ pub(crate) enum Command {
 
 impl Command {
     pub(crate) async fn run(self, connection: &Connection) -> Result<()> {
-        if let Self::Fetch(fetch) = self {
-            return fetch.run(connection).await;
-        }
-        let store = connection.client().await?.content;
+        let store = async || connection.client().await.map(|client| client.content);
         match self {
-            Self::Active => active(&*store).await,
-            Self::Delete { digests } => delete(&*store, &digests).await,
-            Self::Get { digest } => get(&*store, &digest).await,
+            Self::Fetch(fetch) => fetch.run(connection).await,
+            Self::FetchObject(fetch) => fetch.run().await,
+            Self::FetchBlob(fetch) => fetch.run().await,
+            Self::PushObject(push) => push.run(connection).await,
+            Self::Active => active(&*store().await?).await,
+            Self::Delete { digests } => delete(&*store().await?, &digests).await,
+            Self::Get { digest } => get(&*store().await?, &digest).await,
             Self::Ingest { expected_digest: digest, expected_size, reference } => {
                 let size = Some(expected_size).filter(|&size| size > 0);
-                ingest(&*store, &reference, Expected { size, digest }).await
+                ingest(&*store().await?, &reference, Expected { size, digest }).await
             }
-            Self::Label { digest, labels } => label(&*store, digest, &labels).await,
-            Self::List { quiet, filters } => list(&*store, quiet, Filters::parse(filters)?).await,
-            Self::Fetch(_) => Ok(()),
+            Self::Label { digest, labels } => label(&*store().await?, digest, &labels).await,
+            Self::List { quiet, filters } => {
+                list(&*store().await?, quiet, Filters::parse(filters)?).await
+            }
         }
     }
 }
@@ -111,7 +121,6 @@ async fn delete(store: &dyn Store, digests: &[Digest]) -> Result<()> {
 
 async fn get(store: &dyn Store, digest: &Digest) -> Result<()> {
     let reader = store.reader(digest).await?;
-    let mut output = tokio::io::stdout();
     let mut offset = 0;
     while offset < reader.size() {
         let chunk = reader.read_at(offset, CHUNK).await?;
@@ -119,9 +128,9 @@ async fn get(store: &dyn Store, digest: &Digest) -> Result<()> {
             return Err(Error::internal(format!("content {digest} is shorter than it says")));
         }
         offset += chunk.len() as u64;
-        output.write_all(&chunk).await?;
+        output::bytes(&chunk);
     }
-    Ok(output.flush().await?)
+    Ok(())
 }
 
 async fn ingest(store: &dyn Store, reference: &str, expected: Expected) -> Result<()> {
@@ -136,7 +145,9 @@ async fn ingest(store: &dyn Store, reference: &str, expected: Expected) -> Resul
         ingest.write(Bytes::from(chunk)).await?;
     }
     match ingest.commit(expected, Labels::new()).await {
-        Err(error) if !error.is_already_exists() => Err(error),
+        Err(error) if !error.is_already_exists() => {
+            Err(error.context(format!("failed commit on ref {reference:?}")))
+        }
         _ => Ok(()),
     }
 }

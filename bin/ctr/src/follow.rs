@@ -1,26 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Standing in for a process: what comes to us goes to it, and we end as it does.
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use client::Process;
 use runtime::Exit;
 use tokio::sync::mpsc::UnboundedReceiver;
-use types::{Context as _, Kind, Result};
+use types::{Context as _, Error, Kind, Result};
 
-use crate::{signals, terminal::Terminal};
+use crate::{output::BROKEN_PIPE, signals, stdio::Listeners, terminal::Terminal};
 
-/// Somebody to stand in for.
+/// How often a daemon that went away is asked again, and how long is waited before: a minute in all.
+const TRIES: u32 = 120;
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Stands in for one process.
 pub(crate) struct Follower {
+    listeners: Listeners,
     terminal: Option<Terminal>,
     signals: UnboundedReceiver<u32>,
 }
 
 impl Follower {
     /// Catches signals from here on, and with `tty` hands over the terminal.
-    pub(crate) fn new(tty: bool) -> Result<Self> {
+    pub(crate) fn new(tty: bool, listeners: Listeners) -> Result<Self> {
         let signals = signals::catch().context(|| "catch signals")?;
         let terminal = tty.then(Terminal::raw).transpose()?;
-        Ok(Self { terminal, signals })
+        Ok(Self { listeners, terminal, signals })
     }
 
     /// Tells the process's terminal how large ours is. Before it is started it may have none.
@@ -31,19 +36,33 @@ impl Follower {
         }
     }
 
-    /// Waits until the process ends, and passes on all signals meanwhile.
-    pub(crate) async fn follow(mut self, process: &Process) -> Result<Exit> {
+    /// Waits until the process ends, and passes on all signals meanwhile. None if before that
+    /// whoever reads our output went away.
+    pub(crate) async fn follow(&mut self, process: &Process) -> Result<Option<Exit>> {
         self.resize(process).await;
-        let wait = process.wait();
-        tokio::pin!(wait);
+        let ended = ended(process);
+        tokio::pin!(ended);
         loop {
             tokio::select! {
-                exit = &mut wait => return exit,
+                exit = &mut ended => return exit.map(Some),
+                () = self.listeners.left() => return Ok(None),
                 Some(signal) = self.signals.recv() => self.pass_on(process, signal).await?,
             }
         }
     }
 
+    /// Stays with a process that was started for us until it has ended, and deletes it. Without
+    /// anybody to listen it is killed, as a broken pipe would have done.
+    pub(crate) async fn finish(mut self, process: Process) -> Result<ExitCode> {
+        let exit = self.follow(&process).await?;
+        if exit.is_none() {
+            process.end().await?;
+        }
+        process.delete().await?;
+        Ok(code(exit))
+    }
+
+    /// Fails only without a daemon: then the signal is for us, so that we can be ended.
     async fn pass_on(&self, process: &Process, signal: u32) -> Result<()> {
         if signal == signals::WINCH && self.terminal.is_some() {
             self.resize(process).await;
@@ -51,15 +70,34 @@ impl Follower {
         }
         match process.kill(signal, false).await {
             // It has ended by itself meanwhile.
-            Err(error) if matches!(error.kind(), Kind::NotFound | Kind::FailedPrecondition) => {
-                Ok(())
-            }
-            passed => passed.context(|| format!("pass on signal {signal}")),
+            Err(error) if matches!(error.kind(), Kind::NotFound | Kind::FailedPrecondition) => {}
+            Err(error) if is_cut(&error) => return Err(error),
+            Err(error) => eprintln!("ctr: pass on signal {signal}: {error}"),
+            Ok(()) => {}
         }
+        Ok(())
     }
 }
 
-/// The exit status of a process as ours.
-pub(crate) fn code(exit: &Exit) -> ExitCode {
-    ExitCode::from(exit.status as u8)
+/// Waits for a process to end. What it writes comes from its shim and not from the daemon, so a
+/// daemon that is being restarted is no reason to leave.
+async fn ended(process: &Process) -> Result<Exit> {
+    for _ in 0..TRIES {
+        match process.wait().await {
+            Err(error) if is_cut(&error) => tokio::time::sleep(PAUSE).await,
+            ended => return ended,
+        }
+    }
+    process.wait().await
+}
+
+/// Whether the daemon went away while it was asked. A connection that breaks has no code of its own.
+fn is_cut(error: &Error) -> bool {
+    error.kind() == Kind::Unavailable
+        || error.kind() == Kind::Unknown && error.to_string() == "transport error"
+}
+
+/// The exit status of a process as ours; without one nobody listened to the end.
+pub(crate) fn code(exit: Option<Exit>) -> ExitCode {
+    ExitCode::from(exit.map_or(BROKEN_PIPE, |exit| exit.status as u8))
 }

@@ -57,7 +57,7 @@ struct Global {
     #[arg(long)]
     debug: bool,
     /// Address of the daemon's socket
-    #[arg(long, short, value_name = "PATH", env = "CONTAINERD_ADDRESS")]
+    #[arg(long, short, value_name = "PATH", env = "CONTAINERD_ADDRESS", hide_env_values = true)]
     #[arg(default_value = "/run/containerd/containerd.sock")]
     address: PathBuf,
     /// Total time that the command may take (0 is for ever)
@@ -169,4 +169,41 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Events(command) => command.run(&connection).await,
     };
     done.map(|()| ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn every_command_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_words_of_go_are_known() {
+        for line in [
+            "images ls -q",
+            "i pull --plain-http --all-platforms r.io/a:1",
+            "image rm --sync a b",
+            "content fetch r.io/a:1",
+            "c create --label a=b r.io/a:1 x sh",
+            "containers del x",
+            "run -d --null-io r.io/a:1 x sh -c true",
+            "t exec --exec-id e -t x sh",
+            "task kill -s 9 -a x",
+            "tasks metric x",
+            "t rm -f x y",
+            "snapshots --snapshotter native ls",
+            "ns c x a=b",
+            "leases create --id x",
+            "plugins ls -d",
+            "event topic==/x",
+        ] {
+            let words = ["ctr"].into_iter().chain(line.split(' '));
+            assert!(Cli::try_parse_from(words).is_ok(), "{line}");
+        }
+    }
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 /// What a shell tells of a program that a broken pipe ended: 128 and the number of `SIGPIPE`.
-const BROKEN_PIPE: i32 = 141;
+pub(crate) const BROKEN_PIPE: u8 = 141;
 
 /// Prints a line, at once: a pipe sees it as soon as it is said.
 macro_rules! say {
@@ -32,8 +32,13 @@ pub(crate) fn lines(items: impl IntoIterator<Item = impl fmt::Display>) {
 
 /// Prints text as it is.
 pub(crate) fn text(text: &str) {
+    bytes(text.as_bytes());
+}
+
+/// Writes bytes as they are, and waits until they are taken: there is nothing else to do.
+pub(crate) fn bytes(data: &[u8]) {
     let mut output = io::stdout().lock();
-    finish(output.write_all(text.as_bytes()).and_then(|()| output.flush()));
+    finish(output.write_all(data).and_then(|()| output.flush()));
 }
 
 /// Ends the program when nobody listens any more. Anything else that can go wrong with a standard
@@ -41,7 +46,9 @@ pub(crate) fn text(text: &str) {
 fn finish(written: io::Result<()>) {
     match written {
         Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => process::exit(BROKEN_PIPE),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+            process::exit(BROKEN_PIPE.into())
+        }
         Err(error) => {
             eprintln!("ctr: standard output: {error}");
             process::exit(1);

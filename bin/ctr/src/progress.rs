@@ -9,22 +9,26 @@
 //! ```
 use std::{
     collections::HashMap,
+    fmt,
     io::IsTerminal as _,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use client::{Event, Progress};
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+use tokio::{sync::mpsc, task::JoinHandle};
 
 use crate::{output::say, units};
 
 /// A blob's line. The name is made as wide as the widest before it is drawn.
-const BLOB: &str = "{prefix}  {msg:11}  [{bar:24}]  {bytes:>10} / {total_bytes:>10}";
+const BLOB: &str = "{prefix}  {msg:11}  [{bar:24}]  {bytes:>11} / {total_bytes:>11}";
 /// The last line, about the whole.
 const WHOLE: &str = "{msg}  elapsed: {elapsed}  total: {bytes} ({bytes_per_sec})";
 /// How often the time is told anew.
 const TICK: Duration = Duration::from_millis(200);
+/// How long the last reports may take.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// Shows how far a transfer is.
 pub(crate) struct Display {
@@ -45,15 +49,15 @@ impl Display {
         Arc::new(Self { begun: Instant::now(), state: Mutex::new(state) })
     }
 
-    /// Says `what` was done in all, and leaves the display as it is.
-    pub(crate) fn finish(&self, what: &str) {
+    /// Says how long it took, and leaves the display as it is.
+    pub(crate) fn finish(&self) {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(bars) = &state.bars {
-            return bars.finish(what);
+            return bars.freeze();
         }
         let (total, elapsed) = (state.board.total(), self.begun.elapsed());
         say!(
-            "{what}  elapsed: {:.1}s  total: {}  ({})",
+            "elapsed: {:.1}s  total: {}  ({})",
             elapsed.as_secs_f64(),
             units::bytes(total),
             rate(total, elapsed)
@@ -64,8 +68,36 @@ impl Display {
     pub(crate) fn give_up(&self) {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(bars) = &state.bars {
-            bars.abandon();
+            bars.freeze();
         }
+    }
+}
+
+impl Display {
+    /// Lets somebody else report, from whom the last reports may come after the work was done.
+    pub(crate) fn watch(self: &Arc<Self>) -> (Arc<dyn Progress>, Watching) {
+        let (sender, mut events) = mpsc::unbounded_channel();
+        let display = Arc::clone(self);
+        let showing = tokio::spawn(async move {
+            while let Some(event) = events.recv().await {
+                display.report(event);
+            }
+        });
+        // Without anybody to show it to, a report is lost, as it has to be.
+        let report = move |event: Event| drop(sender.send(event));
+        (Arc::new(report), Watching { showing })
+    }
+}
+
+/// Reports from elsewhere.
+pub(crate) struct Watching {
+    showing: JoinHandle<()>,
+}
+
+impl Watching {
+    /// Waits for the last reports, for a while.
+    pub(crate) async fn end(self) {
+        drop(tokio::time::timeout(LINGER, self.showing).await);
     }
 }
 
@@ -209,19 +241,18 @@ impl Bars {
         }
     }
 
-    fn finish(&self, what: &str) {
-        self.blobs.iter().for_each(ProgressBar::abandon);
-        self.whole.abandon_with_message(what.to_owned());
-    }
-
-    fn abandon(&self) {
+    /// Leaves what is drawn as it is.
+    fn freeze(&self) {
         self.blobs.iter().chain([&self.whole]).for_each(ProgressBar::abandon);
     }
 }
 
 fn style(template: &str) -> ProgressStyle {
     let style = ProgressStyle::with_template(template).expect("the templates above are sound");
-    style.progress_chars("=>-")
+    let elapsed = |state: &ProgressState, text: &mut dyn fmt::Write| {
+        let _unwritten = write!(text, "{:.1}s", state.elapsed().as_secs_f64());
+    };
+    style.progress_chars("=>-").with_key("elapsed", elapsed)
 }
 
 /// Whether this names a blob, as the keys of ingests do: `layer-sha256:...`.

@@ -37,9 +37,9 @@ struct Named {
 )]
 pub(crate) struct Create {
     #[command(flatten)]
-    flags: flags::Flags,
-    #[command(flatten)]
     named: Named,
+    #[command(flatten)]
+    flags: flags::Flags,
 }
 
 impl Create {
@@ -49,9 +49,11 @@ impl Create {
 }
 
 /// Run a container.
-///
-/// The exit status is the container's. Signals go to the container; with --tty the terminal is its.
 #[derive(Debug, Args)]
+#[command(
+    after_help = "The exit status is the container's. Signals are passed on to it, and with \
+                        --tty the terminal is its."
+)]
 #[command(override_usage = "ctr run [OPTIONS] <IMAGE|ROOTFS> <ID> [COMMAND]...\n       \
                             ctr run [OPTIONS] --config <FILE> <ID>")]
 pub(crate) struct Command {
@@ -64,9 +66,9 @@ pub(crate) struct Command {
     #[arg(long)]
     no_pivot: bool,
     #[command(flatten)]
-    flags: flags::Flags,
-    #[command(flatten)]
     named: Named,
+    #[command(flatten)]
+    flags: flags::Flags,
 }
 
 impl Command {

@@ -24,6 +24,7 @@ const DEFAULT: &str = "overlayfs";
 pub(crate) struct Chosen {
     /// Snapshotter to use
     #[arg(long, value_name = "NAME", default_value = DEFAULT, env = "CONTAINERD_SNAPSHOTTER")]
+    #[arg(hide_env_values = true)]
     snapshotter: String,
 }
 

@@ -14,7 +14,8 @@ use types::{Error, Result};
 use crate::{
     connection::Connection,
     follow::{self, Follower},
-    output, signals, stdio,
+    output, signals,
+    stdio::Listeners,
     table::Table,
 };
 
@@ -111,7 +112,7 @@ impl Command {
                 return start.run(&client, &container, None).await;
             }
             Self::Wait { exec_id, id } => {
-                return client.tasks.wait(&id, &exec_id).await.map(|exit| follow::code(&exit));
+                return client.tasks.wait(&id, &exec_id).await.map(|exit| follow::code(Some(exit)));
             }
             Self::Delete { force, exec_id, ids } if !exec_id.is_empty() => {
                 return delete_process(&client, &ids, &exec_id, force).await;
@@ -133,11 +134,14 @@ impl Command {
 async fn attach(client: &Client, id: &str) -> Result<ExitCode> {
     client.containers.get(id).await?;
     let found = client.tasks.get(id, "").await?;
-    let follower = Follower::new(found.stdio.terminal)?;
-    let process = client.attach(id, "", Some(stdio::ours())).await?;
+    let listeners = Listeners::default();
+    let mut follower = Follower::new(found.stdio.terminal, listeners.clone())?;
+    let process = client.attach(id, "", Some(listeners.streams())).await?;
     let exit = follower.follow(&process).await?;
-    process.delete().await?;
-    Ok(follow::code(&exit))
+    if exit.is_some() {
+        process.delete().await?;
+    }
+    Ok(follow::code(exit))
 }
 
 /// Deletes what it can, and fails with the first failure in the end.
@@ -166,7 +170,7 @@ async fn delete_process(
     let [id] = ids else {
         return Err(Error::invalid("--exec-id is for a process of one container"));
     };
-    delete_one(client, id, exec_id, force).await.map(|exit| follow::code(&exit))
+    delete_one(client, id, exec_id, force).await.map(|exit| follow::code(Some(exit)))
 }
 
 async fn delete_one(

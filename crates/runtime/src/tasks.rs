@@ -45,6 +45,23 @@ impl Scoped {
         }
     }
 
+    /// A task in a list: unknown when its shim does not tell in time, none when it is gone meanwhile.
+    async fn listed(&self, id: String) -> Option<Process> {
+        let patience = self.shims.config.timeouts.state;
+        let told = match self.shims.table.find(&self.namespace, &id, patience).await {
+            Ok(shim) => self.state(&shim, "").await,
+            Err(error) => Err(error),
+        };
+        match told {
+            Ok(process) => Some(process),
+            Err(error) if error.is_not_found() => None,
+            Err(error) => {
+                tracing::warn!(id, %error, "a shim does not tell the state of its task");
+                Some(Process { id, ..Process::default() })
+            }
+        }
+    }
+
     /// Calls a method on a task's shim. A task whose shim has died is not there any more.
     async fn call<Q, R>(&self, id: &str, method: &str, request: Q) -> Result<R>
     where
@@ -134,6 +151,11 @@ impl Scoped {
             _ => Err(gone()),
         }
     }
+}
+
+/// Compat: the words of containerd `plugins/services/tasks/local.go`.
+fn nameless() -> Error {
+    Error::said(Kind::InvalidArgument, "exec id cannot be empty")
 }
 
 /// Options that say something: an empty message under an empty name is none.
@@ -237,7 +259,7 @@ impl Tasks for Scoped {
 
     async fn delete_process(&self, id: &str, exec_id: &str) -> Result<Exit> {
         if exec_id.is_empty() {
-            return Err(Error::invalid("exec id cannot be empty"));
+            return Err(nameless());
         }
         let request = pb::DeleteRequest { id: id.to_owned(), exec_id: exec_id.to_owned() };
         let deleted: pb::DeleteResponse = self.call(id, "Delete", request).await?;
@@ -251,19 +273,8 @@ impl Tasks for Scoped {
     }
 
     async fn list(&self) -> Result<Vec<Process>> {
-        let states =
-            self.shims.table.list(&self.namespace).into_iter().map(|(id, shim)| async move {
-                let unknown = |id| Process { id, ..Process::default() };
-                let Some(shim) = shim else { return Some(unknown(id)) };
-                match self.state(&shim, "").await {
-                    Ok(process) => Some(process),
-                    Err(error) if error.is_not_found() || shim.is_closed() => None,
-                    Err(error) => {
-                        tracing::warn!(id, %error, "a shim does not tell the state of its task");
-                        Some(unknown(id))
-                    }
-                }
-            });
+        let here = self.shims.table.list(&self.namespace);
+        let states = here.into_iter().map(|(id, _)| async move { self.listed(id).await });
         let mut tasks: Vec<_> = join_all(states).await.into_iter().flatten().collect();
         tasks.sort_by(|a, b| a.id.cmp(&b.id));
         Ok(tasks)
@@ -277,7 +288,7 @@ impl Tasks for Scoped {
 
     async fn exec(&self, exec: Exec) -> Result<()> {
         if exec.exec_id.is_empty() {
-            return Err(Error::invalid("exec id cannot be empty"));
+            return Err(nameless());
         }
         let Stdio { stdin, stdout, stderr, terminal } = exec.stdio;
         let request = pb::ExecProcessRequest {

@@ -80,7 +80,7 @@ where
 
     async fn delete(&self, request: Request<pb::DeleteContentRequest>) -> Reply<()> {
         let (store, request) = self.open(request)?;
-        let digest: Digest = request.digest.parse().map_err(status)?;
+        let digest = delete_digest(&request.digest).map_err(status)?;
         detached(async move { store.delete(&digest).await }).await.map(Response::new)
     }
 
@@ -128,6 +128,12 @@ where
 fn info_digest(text: &str) -> Result<Digest> {
     let refused =
         |_: Error| Error::said(Kind::InvalidArgument, format!("{text:?} failed validation"));
+    text.parse().map_err(refused)
+}
+
+/// Compat: and `Delete` has those of the digest library.
+fn delete_digest(text: &str) -> Result<Digest> {
+    let refused = |_: Error| Error::said(Kind::InvalidArgument, "invalid checksum digest format");
     text.parse().map_err(refused)
 }
 

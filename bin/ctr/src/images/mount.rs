@@ -101,7 +101,6 @@ impl Attach {
     }
 }
 
-/// Mounts on this thread and no other: there is only one, and its mount namespace is ours.
 async fn mount_here(mounts: Vec<Mount>, target: String) -> Result<()> {
     let mount = move || ::mount::all(&mounts, Path::new(&target));
     tokio::task::spawn_blocking(mount).await.expect("mounting does not panic")

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-//! From a registry to the store. The registry is asked from here, and everything that it sends goes
-//! through the daemon's content service.
+//! From a registry to the store. The daemon does it where it can; else the registry is asked from
+//! here, and everything that it sends goes through the daemon's content service.
 use std::sync::Arc;
 
 use clap::Args;
 use client::Unpack;
 use records::Image;
 use registry::Reference;
-use types::{Platform, Result};
+use services::transfer::{self, Fetched};
+use types::{Kind, Platform, Result};
 
 use crate::{
     access::Access, connection::Connection, labels, output::say, progress::Display,
@@ -56,19 +57,74 @@ impl Wanted {
         if platforms.is_empty() { vec![Platform::host()] } else { platforms }
     }
 
+    /// Has the daemon fetch the image, or does so from here: where that was asked for, where the flags
+    /// say what the daemon cannot be told, and where it knows no transfers.
     async fn fetch(
-        self,
+        &self,
         connection: &Connection,
         access: &Access,
         unpack: Vec<Unpack>,
+        local: bool,
+    ) -> Result<Image> {
+        let display = Display::new();
+        let is_ours = local || access.is_only_ours() || self.max_concurrent_downloads > 0;
+        let by_daemon = if is_ours {
+            None
+        } else {
+            self.by_daemon(connection, access, &unpack, &display).await.transpose()
+        };
+        let image = match by_daemon {
+            Some(image) => image,
+            None => self.by_ourselves(connection, access, unpack, &display).await,
+        };
+        match &image {
+            Ok(_) => display.finish(),
+            Err(_) => display.give_up(),
+        }
+        image
+    }
+
+    /// None if the daemon knows no transfers, as before containerd 1.7.
+    async fn by_daemon(
+        &self,
+        connection: &Connection,
+        access: &Access,
+        unpack: &[Unpack],
+        display: &Arc<Display>,
+    ) -> Result<Option<Image>> {
+        let name = self.reference.to_string();
+        let (progress, watching) = display.watch();
+        let fetched = Fetched {
+            name: name.clone(),
+            plain_http: access.is_plain(),
+            platforms: self.platforms(),
+            all_metadata: !self.skip_metadata,
+            unpack: unpack.iter().map(|it| (it.snapshotter.clone(), it.platform.clone())).collect(),
+            labels: labels::parse(&self.label),
+            credentials: access.credentials()?,
+            progress,
+        };
+        let outcome = transfer::fetch(connection.peer().await?, fetched).await;
+        watching.end().await;
+        match outcome {
+            Ok(()) => connection.client().await?.images.get(&name).await.map(Some),
+            Err(error) if error.kind() == Kind::Unimplemented => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn by_ourselves(
+        &self,
+        connection: &Connection,
+        access: &Access,
+        unpack: Vec<Unpack>,
+        display: &Arc<Display>,
     ) -> Result<Image> {
         let client = connection.client().await?;
         let registry = access.registry()?;
-        let display = Display::new();
-        let target = registry.resolve(&self.reference).await?;
         let pull = client::Pull {
             name: self.reference.to_string(),
-            target,
+            target: registry.resolve(&self.reference).await?,
             fetch: registry.fetcher(&self.reference)?,
             platforms: self.platforms(),
             all_metadata: !self.skip_metadata,
@@ -76,22 +132,17 @@ impl Wanted {
             discard_layers: false,
             labels: labels::parse(&self.label),
             concurrency: self.max_concurrent_downloads,
-            progress: Arc::<Display>::clone(&display),
+            progress: Arc::<Display>::clone(display),
         };
-        let image = client.pull(&pull).await.inspect_err(|_| display.give_up())?;
-        display.finish(&format!("{} saved", image.name));
-        Ok(image)
+        client.pull(&pull).await
     }
 }
 
 /// Fetch an image from a registry and make it ready to run.
-///
-/// All of its content is fetched, unpacked into snapshots, and kept under the name that it was
-/// fetched by. What is there already is not fetched again.
 #[derive(Debug, Args)]
+#[command(after_help = "All content is fetched, unpacked into snapshots, and kept under the name \
+                        that it was fetched by.\nWhat is there already is not fetched again.")]
 pub(crate) struct Pull {
-    #[command(flatten)]
-    access: Access,
     #[command(flatten)]
     chosen: Chosen,
     #[command(flatten)]
@@ -102,6 +153,8 @@ pub(crate) struct Pull {
     /// Ask the registry from here and not from the daemon
     #[arg(long)]
     local: bool,
+    #[command(flatten)]
+    access: Access,
 }
 
 impl Pull {
@@ -114,7 +167,7 @@ impl Pull {
             ..Unpack::default()
         };
         let unpack = platforms.iter().map(unpack).collect();
-        let image = self.wanted.fetch(connection, &self.access, unpack).await?;
+        let image = self.wanted.fetch(connection, &self.access, unpack, self.local).await?;
         if self.print_chainid {
             print_chain_ids(connection, &image, &platforms).await?;
         }
@@ -141,13 +194,16 @@ async fn print_chain_ids(
 #[derive(Debug, Args)]
 pub(crate) struct Fetch {
     #[command(flatten)]
-    access: Access,
-    #[command(flatten)]
     wanted: Wanted,
+    /// Ask the registry from here and not from the daemon
+    #[arg(long)]
+    local: bool,
+    #[command(flatten)]
+    access: Access,
 }
 
 impl Fetch {
     pub(crate) async fn run(self, connection: &Connection) -> Result<()> {
-        self.wanted.fetch(connection, &self.access, Vec::new()).await.map(drop)
+        self.wanted.fetch(connection, &self.access, Vec::new(), self.local).await.map(drop)
     }
 }

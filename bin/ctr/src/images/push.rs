@@ -8,13 +8,12 @@ use types::{Context as _, Descriptor, Digest, Platform, Result, media_types};
 use crate::{access::Access, connection::Connection, progress::Display};
 
 /// Send an image to a registry.
-///
-/// What the registry has already is not sent. An image has to be complete to be sent as a whole: give
-/// --platform to send one that was fetched for one platform only.
 #[derive(Debug, Args)]
+#[command(
+    after_help = "What the registry has already is not sent.\nAn image that was fetched for \
+                        one platform only is not complete: give --platform to send that."
+)]
 pub(crate) struct Push {
-    #[command(flatten)]
-    access: Access,
     /// Send this manifest, and not what the name stands for
     #[arg(long, value_name = "DIGEST")]
     manifest: Option<Digest>,
@@ -37,6 +36,8 @@ pub(crate) struct Push {
     remote: Reference,
     /// The name of the image here, where it is another
     local_name: Option<String>,
+    #[command(flatten)]
+    access: Access,
 }
 
 impl Push {
@@ -55,7 +56,7 @@ impl Push {
             progress: Arc::<Display>::clone(&display),
         };
         client.push(&push).await.inspect_err(|_| display.give_up())?;
-        display.finish(&format!("{} pushed", self.remote));
+        display.finish();
         Ok(())
     }
 

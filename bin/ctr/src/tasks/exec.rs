@@ -2,20 +2,20 @@
 use std::{process::ExitCode, time::SystemTime};
 
 use clap::Args;
-use client::{Client, Process};
+use client::Client;
 use spec::{Spec, Users};
 use types::{Error, Result};
 
 use crate::{
-    follow::{self, Follower},
+    follow::Follower,
     run,
-    stdio::Stdio,
+    stdio::{Listeners, Stdio},
 };
 
 /// Execute a further process in a running task.
-///
-/// The exit status is the process's. Signals go to the process; with --tty the terminal is its.
 #[derive(Debug, Args)]
+#[command(after_help = "The exit status is the process's. Signals are passed on to it, and with \
+                        --tty the terminal is its.")]
 pub(crate) struct Exec {
     /// The directory to start in
     #[arg(long, value_name = "DIRECTORY")]
@@ -49,18 +49,19 @@ impl Exec {
     pub(crate) async fn run(self, client: &Client) -> Result<ExitCode> {
         let process = self.plan(client).await?;
         let exec_id = self.name.clone().unwrap_or_else(new_id);
-        let io = self.stdio.io(&exec_id, self.tty)?;
-        let is_here = !self.detach && self.stdio.log_uri.is_none();
-        let follower = (!self.detach).then(|| Follower::new(self.tty && is_here)).transpose()?;
+        let listeners = Listeners::default();
+        let tty = self.tty && self.stdio.log_uri.is_none();
+        let follower = (!self.detach).then(|| Follower::new(tty, listeners.clone())).transpose()?;
+        let io = self.stdio.io(&exec_id, self.tty, &listeners)?;
         let mut process = client.exec(&self.id, &exec_id, process.to_any(), io).await?;
-        match start(&mut process, follower).await {
-            Ok(None) => Ok(ExitCode::SUCCESS),
-            Ok(Some(code)) => process.delete().await.map(|_| code),
-            Err(error) => {
-                // The error tells more than that nobody could clean up.
-                drop(client.tasks.delete_process(&self.id, &exec_id).await);
-                Err(error)
-            }
+        if let Err(error) = process.start().await {
+            // The error tells more than that nobody could clean up.
+            drop(client.tasks.delete_process(&self.id, &exec_id).await);
+            return Err(error);
+        }
+        match follower {
+            None => Ok(ExitCode::SUCCESS),
+            Some(follower) => follower.finish(process).await,
         }
     }
 
@@ -81,14 +82,6 @@ impl Exec {
             user: self.user.clone(),
         };
         exec.plan(&spec, &users)
-    }
-}
-
-async fn start(process: &mut Process, follower: Option<Follower>) -> Result<Option<ExitCode>> {
-    process.start().await?;
-    match follower {
-        None => Ok(None),
-        Some(follower) => Ok(Some(follow::code(&follower.follow(process).await?))),
     }
 }
 

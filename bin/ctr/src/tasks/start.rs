@@ -11,12 +11,13 @@ use spec::Spec;
 use types::{Any, Context as _, Result};
 
 use crate::{
-    follow::{self, Follower},
-    stdio::Stdio,
+    follow::Follower,
+    stdio::{Listeners, Stdio},
 };
 
 /// How a task is started, and whether we stay with it.
 #[derive(Debug, Args)]
+#[group(skip)]
 pub(crate) struct Start {
     /// Return once the task runs
     #[arg(long, short)]
@@ -41,41 +42,37 @@ impl Start {
         options: Option<Any>,
     ) -> Result<ExitCode> {
         let tty = has_terminal(container)?;
-        let io = if self.null_io { Io::default() } else { self.stdio.io(&container.id, tty)? };
+        let listeners = Listeners::default();
         // What is not copied from here needs no terminal here either.
-        let is_here = !self.detach && !self.null_io && self.stdio.log_uri.is_none();
-        let follower = (!self.detach).then(|| Follower::new(tty && is_here)).transpose()?;
+        let is_here = !self.null_io && self.stdio.log_uri.is_none();
+        let follower = || Follower::new(tty && is_here, listeners.clone());
+        let follower = (!self.detach).then(follower).transpose()?;
+        let io = if self.null_io {
+            Io::default()
+        } else {
+            self.stdio.io(&container.id, tty, &listeners)?
+        };
         let new = NewTask { io, options, ..NewTask::default() };
         let mut process = client.new_task(container, new).await?;
-        let outcome = self.follow(&mut process, follower).await;
-        match outcome {
-            Ok(None) => Ok(ExitCode::SUCCESS),
-            Ok(Some(code)) => process.delete().await.map(|_| code),
-            Err(error) => {
-                // The error tells more than that nobody could clean up.
-                drop(client.tasks.delete(&container.id).await);
-                Err(error)
-            }
+        if let Err(error) = self.start(&mut process, follower.as_ref()).await {
+            // The error tells more than that nobody could clean up.
+            drop(client.tasks.delete(&container.id).await);
+            return Err(error);
+        }
+        match follower {
+            None => Ok(ExitCode::SUCCESS),
+            Some(follower) => follower.finish(process).await,
         }
     }
 
-    /// Starts the process and, unless detached, waits for its exit status.
-    async fn follow(
-        &self,
-        process: &mut Process,
-        follower: Option<Follower>,
-    ) -> Result<Option<ExitCode>> {
+    async fn start(&self, process: &mut Process, follower: Option<&Follower>) -> Result<()> {
         if let Some(path) = &self.pid_file {
             write_pid(path, process.pid()).context(|| "write the pid file")?;
         }
-        if let Some(follower) = &follower {
+        if let Some(follower) = follower {
             follower.resize(process).await;
         }
-        process.start().await?;
-        match follower {
-            None => Ok(None),
-            Some(follower) => Ok(Some(follow::code(&follower.follow(process).await?))),
-        }
+        process.start().await
     }
 }
 

@@ -213,8 +213,21 @@ impl Commit {
     }
 
     /// Makes the blob durable in the backend. That it has it already is as well.
+    /// Compat: the words of containerd `core/metadata/content.go`.
+    fn check_size(&self, size: u64) -> Result<()> {
+        match self.expected.size {
+            Some(expected) if expected != 0 && expected != size => {
+                let reference = &self.reference;
+                let message = format!("{reference:?} failed size validation: {size} != {expected}");
+                Err(Error::failed_precondition(message))
+            }
+            _ => Ok(()),
+        }
+    }
+
     async fn store(&mut self, mut ingest: Box<dyn Ingest>) -> Result<(Digest, u64)> {
         let size = ingest.status().offset;
+        self.check_size(size)?;
         let digest = self.expected.digest.clone().or_else(|| ingest.digest());
         let thing = digest.clone().map_or(Thing::SomeBlob, Thing::Blob);
         self.held.push(self.content.db.shared.holds.share(thing).await);
