@@ -11,7 +11,6 @@ mod cases {
     mod foreign;
     mod overlays;
     mod random;
-    mod timing;
     mod tree;
     mod unpacking;
     mod whiteouts;

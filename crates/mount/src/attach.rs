@@ -15,9 +15,9 @@ use sys::loop_device::{LoopDevice, Params};
 use types::{Error, Kind, Result};
 
 use crate::{
-    Mount,
+    Mount, external,
     failure::{Call, failed},
-    helper, id_map,
+    id_map,
     options::{Options, REMOUNT},
     overlay,
 };
@@ -35,7 +35,7 @@ pub fn all(mounts: &[Mount], target: &Path) -> Result<()> {
 /// options, `loop` puts a loop device before a file, and `uidmap=` with `gidmap=` shifts owners.
 pub fn one(mount: &Mount, target: &Path) -> Result<()> {
     let target = within(target, &mount.target)?;
-    if let Some(helper) = helper::of(&mount.kind) {
+    if let Some(helper) = external::of(&mount.kind) {
         return helper.mount(mount, &target);
     }
     let options = Options::parse(&mount.options);

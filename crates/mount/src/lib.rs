@@ -23,8 +23,8 @@
 use std::fmt;
 
 mod attach;
+mod external;
 mod failure;
-mod helper;
 mod id_map;
 pub mod mountinfo;
 mod options;

@@ -54,10 +54,9 @@ fn actual(metadata: &Value) -> Table {
 
 /// A crate is called as its folder is, everything else as its package is.
 fn short(package: &Value) -> String {
-    let name = text(&package["name"]);
-    let is_crate = text(&package["manifest_path"]).contains("/crates/");
-    let folder = name.strip_prefix("containerd-").filter(|_| is_crate);
-    folder.unwrap_or(name).to_owned()
+    let folder = text(&package["manifest_path"]).split("/crates/").nth(1);
+    let folder = folder.and_then(|path| path.split('/').next());
+    folder.unwrap_or_else(|| text(&package["name"])).to_owned()
 }
 
 fn text(value: &Value) -> &str {
@@ -99,7 +98,7 @@ mod tests {
         let all = dependencies.iter().map(|(name, kind)| json!({ "name": name, "kind": kind }));
         json!({
             "name": name,
-            "manifest_path": format!("/w/crates/{name}/Cargo.toml"),
+            "manifest_path": format!("/w/crates/{}/Cargo.toml", name.trim_start_matches("containerd-")),
             "dependencies": all.collect::<Vec<_>>(),
         })
     }

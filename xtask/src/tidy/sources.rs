@@ -54,7 +54,9 @@ fn in_source(path: &str, text: &str) -> Vec<String> {
 fn forbidden(path: &str, text: &str) -> Vec<String> {
     let numbered = text.lines().enumerate();
     let found = numbered.flat_map(|(index, line)| {
-        let hits = FORBIDDEN.iter().filter(move |(word, _)| line.contains(word));
+        // What another test starts as a process of its own is no test by itself.
+        let is_child = line.contains("another test");
+        let hits = FORBIDDEN.iter().filter(move |(word, _)| line.contains(word) && !is_child);
         hits.map(move |(word, why)| format!("{path}:{}: {word}: {why}", index + 1))
     });
     found.collect()
