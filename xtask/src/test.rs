@@ -59,12 +59,15 @@ fn steps(reference: bool) -> Outcome<Vec<Step>> {
     let scenarios: &[&str] = &["test", "-p", "e2e", "--no-fail-fast"];
     let only_reference = [scenarios, &["--", "::reference", "tests::"]].concat();
     let clippy = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
+    let programs = ["build", "-p", "containerd", "-p", "ctr", "-p", "containerd-shim-runc-v2"];
     Ok(vec![
         step("dependencies", |_| watched(&mut cargo(&["fetch", "--locked"]), LIMIT, say))?,
         step("formatting", |_| watched(&mut cargo(&["fmt", "--all", "--check"]), LIMIT, say))?,
         step("clippy", |_| watched(&mut cargo(&clippy), LIMIT, say))?,
         step("tidy", |_| Ok(tidy::run().map_err(|failure| eprintln!("{failure}")).is_ok()))?,
         step("unit, crate and rim tests", |tally| tests(unit, tally))?,
+        // The scenarios would build them as well, but in silence.
+        step("our programs", |_| watched(&mut cargo(&programs), LIMIT, say))?,
         step("end-to-end tests", |tally| {
             tests(if reference { &only_reference } else { scenarios }, tally)
         })?,

@@ -2,10 +2,10 @@
 //! How far a transfer is: a bar for each blob on a terminal, and a line for each change elsewhere.
 //!
 //! ```text
-//! index (8a45d93acd7b)       complete     [========================]    610 B /    610 B
-//!   manifest (6d9ac9237a84)  complete     [========================]    527 B /    527 B
-//!     layer (9ad63333ebc9)   downloading  [========>---------------]  1.1 MiB /  3.2 MiB
-//! fetching image content  elapsed: 0.4s  total: 1.1 MiB (2.8 MiB/s)
+//! index (8a45d93acd7b)       complete        [=============]       610 B /       610 B
+//!   manifest (6d9ac9237a84)  complete        [=============]       527 B /       527 B
+//!     layer (9ad63333ebc9)   downloading     [====>--------]    1.1 MiB /    3.2 MiB
+//! elapsed: 0.4s  total: 1.1 MiB (2.8 MiB/s)  fetching image content
 //! ```
 use std::{
     collections::HashMap,
@@ -22,9 +22,9 @@ use tokio::{sync::mpsc, task::JoinHandle};
 use crate::{output::say, units};
 
 /// A blob's line. The name is made as wide as the widest before it is drawn.
-const BLOB: &str = "{prefix}  {msg:11}  [{bar:24}]  {bytes:>11} / {total_bytes:>11}";
+const BLOB: &str = "{prefix}  {msg:14}  [{wide_bar}]  {bytes:>11} / {total_bytes:>11}";
 /// The last line, about the whole.
-const WHOLE: &str = "{msg}  elapsed: {elapsed}  total: {bytes} ({bytes_per_sec})";
+const WHOLE: &str = "elapsed: {elapsed}  total: {bytes} ({bytes_per_sec})  {wide_msg}";
 /// How often the time is told anew.
 const TICK: Duration = Duration::from_millis(200);
 /// How long the last reports may take.
@@ -217,6 +217,7 @@ impl Bars {
         let blob = &board.blobs[place];
         if place == self.blobs.len() {
             let bar = ProgressBar::new(blob.total).with_style(style(BLOB));
+            let bar = bar.with_message(blob.event.clone());
             self.blobs.push(self.all.insert_before(&self.whole, bar));
             self.align(board);
         }
