@@ -78,10 +78,13 @@ pub fn status(error: Error) -> Status {
     Status::new(Code::from_i32(error.kind().code()), error.to_string())
 }
 
-/// An error that came in, in the peer's own words.
+/// An error that came in, in the peer's own words. That the connection broke is `Unavailable`, as in
+/// Go, where the library here does not say.
 #[expect(clippy::needless_pass_by_value, reason = "so that it can stand in map_err")]
 pub fn error(status: Status) -> Error {
-    Error::said(Kind::from_code(i32::from(status.code())), status.message().to_owned())
+    let is_broken = status.code() == Code::Unknown && std::error::Error::source(&status).is_some();
+    let kind = Kind::from_code(i32::from(status.code()));
+    Error::said(if is_broken { Kind::Unavailable } else { kind }, status.message().to_owned())
 }
 
 /// A connection on which every call carries a scope.
