@@ -47,7 +47,9 @@ async fn a_wrong_size_is_refused_and_the_ingest_stays(store: &dyn Store) {
     writer.write(data.clone()).await.expect("it is written");
     let wrong = Expected { size: Some(255), digest: None };
     let error = refused(writer.commit(wrong, Labels::new()).await, Kind::FailedPrecondition);
-    assert!(error.to_string().contains("unexpected commit size 256, expected 255"), "{error}");
+    // The words are the store's own: Go's local store and its metadata have different ones.
+    let text = error.to_string();
+    assert!(text.contains("256") && text.contains("255"), "{text}");
     drop(writer);
     commit_the_rest(store, "size", &digest).await;
 }
