@@ -123,8 +123,7 @@ impl Handle {
 
     /// What is known of a process; the first has an empty id.
     pub(crate) fn process(&self, exec_id: &str) -> Result<Known> {
-        let missing = || Error::not_found(format!("process does not exist {exec_id}"));
-        lock(&self.processes).get(exec_id).cloned().ok_or_else(missing)
+        lock(&self.processes).get(exec_id).cloned().ok_or_else(|| missing(exec_id))
     }
 
     /// The processes that were added, by their numbers.
@@ -211,7 +210,7 @@ impl Owner {
                 answer(reply, self.start().await);
             }
             Call::Start { exec_id, reply } => self.start_exec(exec_id, reply),
-            Call::Delete { exec_id, reply } => answer(reply, self.delete_exec(&exec_id).await),
+            Call::Delete { exec_id, reply } => self.delete_exec(&exec_id, reply),
             Call::Exec { request, reply } => answer(reply, self.exec(*request)),
             Call::Kill { exec_id, signal, all, reply } => {
                 answer(reply, self.kill(&exec_id, signal, all).await);
@@ -233,8 +232,7 @@ impl Owner {
         if exec_id.is_empty() {
             return Ok(&mut self.init);
         }
-        let missing = || Error::not_found(format!("process does not exist {exec_id}"));
-        self.execs.get_mut(exec_id).ok_or_else(missing)
+        self.execs.get_mut(exec_id).ok_or_else(|| missing(exec_id))
     }
 
     /// Starts the first process.
@@ -242,23 +240,25 @@ impl Owner {
         self.init.allow(Action::Start)?;
         if self.init.state() == State::Restorable {
             self.restore().await?;
+            self.count();
         } else {
+            // Before it runs: it may run out of memory in no time.
+            self.count();
             let called = self.handle.runc.start(&self.handle.id).await;
             called.map_err(|failure| failure.named("OCI runtime start failed"))?;
         }
         self.init.enter(State::Running);
         let pid = self.init.facts().pid;
-        self.count(pid);
         let start = TaskStart { container_id: self.handle.id.clone(), pid };
         self.context.publisher.publish(&start);
         Ok(pid)
     }
 
     /// Finds where resources are counted, and whether memory runs out there.
-    fn count(&mut self, pid: u32) {
+    fn count(&mut self) {
         let mut found = lock(&self.handle.cgroup);
         if found.is_none() {
-            *found = Cgroup::of_pid(pid).ok();
+            *found = Cgroup::of_pid(self.init.facts().pid).ok();
         }
         if let Some(cgroup) = &*found {
             self.oom = Oom::watch(cgroup);
@@ -373,6 +373,10 @@ impl Owner {
             drop(messages.send(Message::Exited { exec_id, exited }));
         });
     }
+}
+
+fn missing(exec_id: &str) -> Error {
+    Error::not_found(format!("process does not exist {exec_id}"))
 }
 
 /// Answers whoever still waits.

@@ -46,7 +46,10 @@ impl Shim for RuncShim {
     fn stop(&self, remains: &Remains) -> Result<Stopped> {
         let bundle = &remains.bundle;
         let runc = Runc::new(&options::read(bundle)?, bundle, &remains.namespace);
-        if let Err(error) = runc.delete_now(&remains.id) {
+        // Daemons up to 1.6 ask for this after every container, when usually nothing remains.
+        if runc.may_know(&remains.id)
+            && let Err(error) = runc.delete_now(&remains.id)
+        {
             eprintln!("failed to remove runc container: {error}");
             kill_cgroup(bundle);
         }

@@ -219,6 +219,12 @@ impl Runc {
         ["runc", "crun", "youki"].iter().any(|known| name == *known)
     }
 
+    /// Whether there may be such a container: what is known of runc's own kind is where they keep
+    /// their state.
+    pub(crate) fn may_know(&self, id: &str) -> bool {
+        !self.has_plain_processes() || self.root.join(id).exists()
+    }
+
     async fn simple<S: Into<OsString>>(
         &self,
         args: impl IntoIterator<Item = S>,

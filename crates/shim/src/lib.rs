@@ -10,6 +10,7 @@
 //! daemon --exec: start--> program --finds or makes--> socket <--ttrpc-- daemon
 //!                            `--spawns--> server
 //!                                           |  Task      what the daemon asks for
+//!                                           |  Sandbox   the shim itself, as a pod sees it
 //!                                           |  Exits     which process ended how
 //!                                           |  Publisher what happened, in order
 //!                                           `- stdio     streams of processes
@@ -29,6 +30,7 @@ mod process;
 mod program;
 mod publisher;
 mod ready;
+mod sandbox;
 mod server;
 mod task;
 

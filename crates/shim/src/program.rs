@@ -122,12 +122,13 @@ fn info(shim: &impl Shim) -> Result<()> {
 
 fn delete(shim: &impl Shim, flags: &Flags) -> Result<()> {
     let bundle = bundle_of(flags)?;
-    if let Ok(address) = fs::read_to_string(bundle.join("address")) {
-        // A server that was killed has left it.
-        drop(socket::remove_dead(&address));
-    }
+    let address = fs::read_to_string(bundle.join("address"));
     let (id, namespace) = (flags.id.clone(), flags.namespace.clone());
     let stopped = shim.stop(&Remains { id, namespace, bundle })?;
+    if let Ok(address) = address {
+        // A server that was killed has left its socket. By now the kernel has closed it.
+        drop(socket::remove_dead(&address));
+    }
     let response = DeleteResponse {
         pid: stopped.pid,
         exit_status: stopped.exit_status,

@@ -222,6 +222,28 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_daemon_without_a_socket_is_told_by_its_program() {
+        let dir = tempfile::tempdir().unwrap();
+        let (program, told) = (dir.path().join("publish"), dir.path().join("told"));
+        let script = format!("#!/bin/sh\n(echo \"$@\"; cat) > {}\n", told.display());
+        fs_err::write(&program, script).unwrap();
+        let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs_err::set_permissions(&program, executable).unwrap();
+        let daemon = Daemon {
+            address: "/run/c.sock".into(),
+            publish_binary: program.display().to_string(),
+            ..Default::default()
+        };
+        let publisher = Publisher::start("tests", daemon);
+        let event = TaskOom { container_id: "a".into() };
+        publisher.publish(&event);
+        publisher.flush(Duration::from_secs(10)).await;
+        let want = "--address /run/c.sock publish --topic /tasks/oom --namespace tests\n";
+        let want = [want.as_bytes(), &api::pack(&event).encode_to_vec()].concat();
+        assert_eq!(fs_err::read(&told).unwrap(), want);
+    }
+
+    #[tokio::test]
     async fn events_survive_a_daemon_that_is_away_and_keep_their_order() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("ttrpc");

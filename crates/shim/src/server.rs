@@ -23,6 +23,7 @@ use crate::{
     bootstrap::TTRPC_ADDRESS,
     log,
     publisher::Daemon,
+    sandbox::Sandbox,
     socket,
     task::{Activity, Wire},
 };
@@ -109,7 +110,9 @@ async fn live(shim: &impl Shim, flags: &Flags, reaper: Reaper, signals: Signals)
     let activity = Activity::new();
     tokio::spawn(exits.follow(reaper));
     tokio::spawn(end_on_signal(signals, stop.clone()));
-    tokio::spawn(end_when_idle(Arc::clone(&task), Arc::clone(&activity), stop.clone()));
+    let idle = Arc::clone(&task);
+    let idle = move || idle.is_idle();
+    tokio::spawn(end_when_idle(idle, Arc::clone(&activity), stop.clone(), IDLE));
     debug!(id = flags.id, namespace = flags.namespace, "shim serves");
 
     serve_calls(listener, task, activity, &stop, &address).await?;
@@ -126,9 +129,11 @@ async fn serve_calls(
     stop: &Stop,
     address: &str,
 ) -> Result<()> {
+    let sandbox = Arc::new(Sandbox::new(Arc::clone(&activity), stop.clone()));
     let wire: Arc<Wire> = Arc::new(Wire::new(task, activity));
     let server = ttrpc::Server::new()
         .require_same_user()
+        .service(api::service::SANDBOX, sandbox)
         .service(api::service::TASK_V2, Arc::clone(&wire) as _)
         .service(api::service::TASK_V3, wire);
     let asked = async {
@@ -183,15 +188,40 @@ async fn end_on_signal(signals: Signals, stop: Stop) {
 
 /// A shim whose last task is gone is told to shut down. If its daemon never says so, because it is
 /// gone as well, the shim ends by itself.
-async fn end_when_idle(task: Arc<dyn Task>, activity: Arc<Activity>, stop: Stop) {
+async fn end_when_idle(
+    is_idle: impl Fn() -> bool,
+    activity: Arc<Activity>,
+    stop: Stop,
+    limit: Duration,
+) {
     loop {
-        let quiet = if task.is_idle() { activity.quiet_for() } else { Duration::ZERO };
-        if quiet >= IDLE {
+        let quiet = if is_idle() { activity.quiet_for() } else { Duration::ZERO };
+        if quiet >= limit {
             info!("nothing left to look after");
             return stop.now();
         }
-        if timeout(IDLE.saturating_sub(quiet), stop.asked()).await.is_ok() {
+        if timeout(limit.saturating_sub(quiet), stop.asked()).await.is_ok() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_shim_without_tasks_ends_when_nobody_has_called_for_a_while() {
+        let (stop, is_idle) = (Stop::new(), Arc::new(AtomicBool::new(false)));
+        let asked = Arc::clone(&is_idle);
+        let limit = Duration::from_millis(20);
+        let idle = move || asked.load(Ordering::Relaxed);
+        tokio::spawn(end_when_idle(idle, Activity::new(), stop.clone(), limit));
+        let ended = timeout(limit * 10, stop.asked()).await;
+        assert!(ended.is_err(), "it ended though it has tasks");
+        is_idle.store(true, Ordering::Relaxed);
+        timeout(Duration::from_secs(10), stop.asked()).await.expect("it ends");
     }
 }

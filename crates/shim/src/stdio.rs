@@ -197,8 +197,8 @@ impl Io {
         (self.stdin, self.input) = (None, None);
         let unread = self.holds.drain(..).filter(has_unread);
         self.held.extend(unread.map(|hold| Carrier::spawn(hold_until_read(hold))));
-        if let Some(terminal) = &mut self.terminal {
-            terminal.finish();
+        if let Some(terminal) = &self.terminal {
+            terminal.process_gone();
         }
         if let Some(logging) = &mut self.logging {
             logging.end_input();
@@ -213,7 +213,7 @@ impl Io {
                 relay.finish().await;
             }
             if let Some(terminal) = &mut self.terminal {
-                terminal.finished().await;
+                terminal.finish().await;
             }
         });
         if drained.await.is_err() {

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -113,11 +113,11 @@ impl Service for Wire {
     }
 }
 
-fn decode<M: Message + Default>(payload: Bytes) -> Result<M, Status> {
+pub(crate) fn decode<M: Message + Default>(payload: Bytes) -> Result<M, Status> {
     M::decode(payload).map_err(|error| Status::new(Code::InvalidArgument, error.to_string()))
 }
 
-fn encode<M: Message>(answer: Result<M>) -> Result<Bytes, Status> {
+pub(crate) fn encode<M: Message>(answer: Result<M>) -> Result<Bytes, Status> {
     answer.map(|message| message.encode_to_vec().into()).map_err(|error| status(&error))
 }
 
@@ -130,11 +130,16 @@ fn status(error: &Error) -> Status {
 pub(crate) struct Activity {
     running: AtomicUsize,
     last: Mutex<Instant>,
+    kept: AtomicBool,
 }
 
 impl Activity {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { running: AtomicUsize::new(0), last: Mutex::new(Instant::now()) })
+        Arc::new(Self {
+            running: AtomicUsize::new(0),
+            last: Mutex::new(Instant::now()),
+            kept: AtomicBool::new(false),
+        })
     }
 
     fn begin(self: &Arc<Self>) -> Running {
@@ -142,10 +147,17 @@ impl Activity {
         Running(Arc::clone(self))
     }
 
-    /// For how long nobody has called.
+    /// Takes note that the shim is wanted though nobody calls it.
+    pub(crate) fn keep(&self) {
+        self.kept.store(true, Ordering::Relaxed);
+    }
+
+    /// For how long nobody has wanted anything.
     pub(crate) fn quiet_for(&self) -> Duration {
         match self.running.load(Ordering::Relaxed) {
-            0 => self.last.lock().unwrap_or_else(PoisonError::into_inner).elapsed(),
+            0 if !self.kept.load(Ordering::Relaxed) => {
+                self.last.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+            }
             _ => Duration::ZERO,
         }
     }
@@ -178,6 +190,9 @@ mod tests {
         let running = activity.begin();
         assert_eq!(activity.quiet_for(), Duration::ZERO);
         drop(running);
-        assert!(activity.quiet_for() < Duration::from_secs(5));
+        std::thread::sleep(Duration::from_millis(1));
+        assert!(activity.quiet_for() > Duration::ZERO);
+        activity.keep();
+        assert_eq!(activity.quiet_for(), Duration::ZERO);
     }
 }

@@ -10,7 +10,7 @@ use shim::{
 };
 use types::{Error, Result};
 
-use super::{Message, Owner, Reply, Started, answer};
+use super::{Message, Owner, Reply, Started, answer, missing};
 use crate::{
     memory_file::MemoryFile,
     process::{Facts, Process, Streams, read_pid},
@@ -119,17 +119,25 @@ impl Owner {
         self.release_exit().await;
     }
 
-    /// Removes an added process that does not run.
-    pub(super) async fn delete_exec(&mut self, exec_id: &str) -> Result<Facts> {
-        let process = self.process(exec_id)?;
-        process.allow(Action::Delete)?;
-        let facts = process.facts();
-        std::mem::take(&mut process.io).finish().await;
-        self.execs.remove(exec_id);
+    /// Removes an added process that does not run. Its last output may take a while to be read,
+    /// which holds up nobody else.
+    pub(super) fn delete_exec(&mut self, exec_id: &str, reply: Reply<Facts>) {
+        match self.forget(exec_id) {
+            Err(error) => answer(reply, Err(error)),
+            Ok(process) => drop(tokio::spawn(async move {
+                let facts = process.facts();
+                process.io.finish().await;
+                answer(reply, Ok(facts));
+            })),
+        }
+    }
+
+    fn forget(&mut self, exec_id: &str) -> Result<Process> {
+        self.process(exec_id)?.allow(Action::Delete)?;
         super::lock(&self.handle.processes).remove(exec_id);
         // It is there only if the process was ever started.
         drop(fs_err::remove_file(self.handle.bundle.join(format!("{exec_id}.pid"))));
-        Ok(facts)
+        self.execs.remove(exec_id).ok_or_else(|| missing(exec_id))
     }
 }
 

@@ -108,19 +108,30 @@ impl Debian {
         processes_with(&["containerd-shim-runc-v2", &socket])
     }
 
+    /// Checks that soon nothing is left: the daemon cleans up after it has answered.
     fn nothing_is_left(&self) {
-        assert!(soon(|| self.shims().is_empty()), "shims are left: {:?}", self.shims());
-        let bundles = fs_err::read_dir(self.bundles()).map_or(0, Iterator::count);
-        assert_eq!(bundles, 0, "bundles are left");
+        assert!(soon(|| self.leftovers().is_empty()), "{:?} are left", self.leftovers());
+    }
+
+    fn leftovers(&self) -> Vec<String> {
+        let names = |directory: &Path| {
+            let entries = fs_err::read_dir(directory).into_iter().flatten().flatten();
+            entries.map(|entry| entry.path().display().to_string()).collect::<Vec<_>>()
+        };
+        let shims = self.shims().into_iter().map(|pid| format!("shim {pid}"));
         let mounts = fs_err::read_to_string("/proc/self/mountinfo").unwrap();
-        assert!(!mounts.contains(self.bundles().to_str().unwrap()), "mounts are left");
-        let state = Path::new("/run/containerd/runc").join(&self.namespace);
-        assert_eq!(fs_err::read_dir(state).map_or(0, Iterator::count), 0, "runc's state is left");
-        for id in ["a", "b", "c"] {
-            let daemon = self.ground.path().join("c.sock").display().to_string();
+        let bundles = self.bundles().display().to_string();
+        let mounts = mounts.lines().filter(|line| line.contains(&bundles)).map(str::to_owned);
+        let daemon = self.ground.path().join("c.sock").display().to_string();
+        let sockets = ["a", "b", "c"].map(|id| {
             let address = socket::address(socket::DIRECTORY, &daemon, &self.namespace, id);
-            assert!(!Path::new(&address["unix://".len()..]).exists(), "a socket is left");
-        }
+            address["unix://".len()..].to_owned()
+        });
+        let mut left: Vec<_> = shims.chain(mounts).collect();
+        left.extend(names(&self.bundles()));
+        left.extend(names(&Path::new("/run/containerd/runc").join(&self.namespace)));
+        left.extend(sockets.into_iter().filter(|socket| Path::new(socket).exists()));
+        left
     }
 }
 

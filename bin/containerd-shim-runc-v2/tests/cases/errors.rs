@@ -99,6 +99,30 @@ async fn an_added_process_that_cannot_run_is_told_and_can_be_deleted() {
 }
 
 #[tokio::test]
+async fn a_checkpoint_that_cannot_be_made_says_where_the_reason_is() {
+    let mut driver = Driver::new();
+    // A runc that has no CRIU to call.
+    let wrapper = driver.ground.path().join("runc-without-criu");
+    let script = "#!/bin/sh\ncase \"$*\" in *checkpoint*) echo no criu >&2; exit 3;; esac\n\
+                  exec /usr/sbin/runc \"$@\"\n";
+    fs_err::write(&wrapper, script).unwrap();
+    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs_err::set_permissions(&wrapper, executable).unwrap();
+    driver.options.binary_name = wrapper.display().to_string();
+    let shim = driver.container("a", &process(&["sleep", "100"]), |_, _| {}).await;
+    shim.start("").await.unwrap();
+    let path = driver.ground.path().join("checkpoint").display().to_string();
+    let request = pb::CheckpointTaskRequest { id: shim.id.clone(), path, options: None };
+    let status = shim.call::<_, ()>("Checkpoint", &request).await.unwrap_err();
+    let dump = shim.bundle.join("criu-dump.log");
+    let text = format!("exit status 3: no criu path= {}", dump.display());
+    assert_eq!((status.code, status.message), (Code::Unknown, text));
+    shim.kill("", 9, false).await.unwrap();
+    shim.wait("").await.unwrap();
+    shim.finish().await;
+}
+
+#[tokio::test]
 async fn a_runtime_that_is_missing_is_named() {
     let mut driver = Driver::new();
     driver.options.binary_name = "no-such-runc".into();

@@ -4,6 +4,7 @@ use std::process::{Command, Stdio};
 use api::containerd::{
     runc::v1::Options,
     runtime::bootstrap::v1::{BootstrapParams, BootstrapResult},
+    runtime::sandbox::v1 as sandbox,
     types::RuntimeInfo,
 };
 use prost::Message;
@@ -97,5 +98,56 @@ async fn a_shim_listens_where_it_is_told_and_scores_above_its_daemon() {
     let pid = fs_err::read_to_string(bundle.join("shim.pid")).unwrap();
     assert_eq!(pid, shim.pid.to_string());
     shim.shutdown().await.unwrap();
+    shim.gone().await;
+}
+
+#[tokio::test]
+async fn a_shim_joins_the_cgroup_that_it_is_told() {
+    let driver = Driver::new();
+    let id = driver.id("a");
+    let cgroup = format!("/shim-tests-of-{id}");
+    let made = cgroups::Cgroup::create(&cgroup).unwrap();
+    let bundle = driver.ground.bundle(&id, &spec(&id, &process(&["true"])));
+    let options = api::pack(&Options { shim_cgroup: cgroup.clone(), ..Default::default() });
+    let output = driver.run(&bundle, &id, &["start"], &options.encode_to_vec());
+    let address = shim::bootstrap::Answer::parse(str::from_utf8(&output.stdout).unwrap()).unwrap();
+    let shim = driver.connect(&id, &bundle, &address.address).await;
+    assert_eq!(made.processes().unwrap(), [shim.pid]);
+    shim.shutdown().await.unwrap();
+    shim.gone().await;
+    made.delete().unwrap();
+
+    let options = api::pack(&Options { shim_cgroup: "/no/such".into(), ..Default::default() });
+    let output = driver.run(&bundle, &id, &["start"], &options.encode_to_vec());
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.contains("failed to load cgroup /no/such: "), "{text}");
+}
+
+#[tokio::test]
+async fn a_shim_stands_for_its_sandbox() {
+    let driver = Driver::new();
+    let id = driver.id("a");
+    let bundle = driver.ground.bundle(&id, &spec(&id, &process(&["true"])));
+    let mut shim = driver.shim(&id, &bundle).await;
+    shim.service = api::service::SANDBOX;
+    let sandbox_id = || id.clone();
+    let request = sandbox::CreateSandboxRequest { sandbox_id: sandbox_id(), ..Default::default() };
+    shim.call::<_, sandbox::CreateSandboxResponse>("CreateSandbox", &request).await.unwrap();
+    let request = sandbox::StartSandboxRequest { sandbox_id: sandbox_id() };
+    let started: sandbox::StartSandboxResponse = shim.call("StartSandbox", &request).await.unwrap();
+    assert_eq!(started.pid, shim.pid);
+    let request = sandbox::SandboxStatusRequest { sandbox_id: sandbox_id(), verbose: false };
+    let status: sandbox::SandboxStatusResponse =
+        shim.call("SandboxStatus", &request).await.unwrap();
+    assert_eq!((status.sandbox_id, status.state.as_str()), (sandbox_id(), "SANDBOX_READY"));
+    assert_eq!(status.created_at, started.created_at);
+
+    let wait = sandbox::WaitSandboxRequest { sandbox_id: sandbox_id() };
+    let wait = shim.call::<_, sandbox::WaitSandboxResponse>("WaitSandbox", &wait);
+    let stop = sandbox::StopSandboxRequest { sandbox_id: sandbox_id(), timeout_secs: 1 };
+    let stop = shim.call::<_, sandbox::StopSandboxResponse>("StopSandbox", &stop);
+    let (waited, stopped) = tokio::join!(wait, stop);
+    stopped.unwrap();
+    assert!(waited.unwrap().exited_at.is_some());
     shim.gone().await;
 }

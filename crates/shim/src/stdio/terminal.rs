@@ -27,9 +27,20 @@ const BUFFER: usize = 4096;
 pub(super) struct Terminal {
     /// The carriers own the terminal: when they are done it is closed.
     master: Weak<Ready<OwnedFd>>,
-    finish: Arc<watch::Sender<bool>>,
+    end: Arc<watch::Sender<End>>,
     output: Carrier,
     _input: Option<Carrier>,
+}
+
+/// How the output of a terminal is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum End {
+    /// When nobody is left inside.
+    ByItself,
+    /// When nothing more is shown, since the process is gone.
+    Shown,
+    /// The same, and whether or not a client has read it.
+    Now,
 }
 
 impl Terminal {
@@ -39,21 +50,21 @@ impl Terminal {
         output: Option<File>,
     ) -> io::Result<Self> {
         let master = Arc::new(Ready::to_read_and_write(nonblocking(master)?)?);
-        let finish = Arc::new(watch::Sender::new(false));
+        let end = Arc::new(watch::Sender::new(End::ByItself));
         let output = output.map(Output::of).transpose()?;
-        let shown = show(Arc::clone(&master), output, finish.subscribe());
+        let shown = pass_on(Arc::clone(&master), output, end.subscribe());
         let input = input.map(|input| Ready::to_read(nonblocking(input.into())?)).transpose()?;
         let typed = input.map(|input| {
-            let (master, finish) = (Arc::clone(&master), Arc::clone(&finish));
+            let (master, end) = (Arc::clone(&master), Arc::clone(&end));
             Carrier::spawn(async move {
                 if let Err(error) = type_in(input, master).await {
                     warn!(%error, "error copying terminal input");
                 }
-                finish.send_replace(true);
+                end_at_least(&end, End::Shown);
             })
         });
         let master = Arc::downgrade(&master);
-        Ok(Self { master, finish, output: Carrier::spawn(shown), _input: typed })
+        Ok(Self { master, end, output: Carrier::spawn(shown), _input: typed })
     }
 
     pub(super) fn resize(&self, columns: u16, rows: u16) -> io::Result<()> {
@@ -62,14 +73,20 @@ impl Terminal {
         Ok(tcsetwinsize(master.file(), size)?)
     }
 
-    /// Ends once everything that is on the terminal was passed on.
-    pub(super) fn finish(&self) {
-        self.finish.send_replace(true);
+    /// Ends once everything that is on the terminal was passed on and read.
+    pub(super) fn process_gone(&self) {
+        end_at_least(&self.end, End::Shown);
     }
 
-    pub(super) async fn finished(&mut self) {
+    /// Passes on what is there, and ends.
+    pub(super) async fn finish(&mut self) {
+        end_at_least(&self.end, End::Now);
         self.output.finished().await;
     }
+}
+
+fn end_at_least(end: &watch::Sender<End>, at_least: End) {
+    end.send_modify(|end| *end = at_least.max(*end));
 }
 
 /// Where output goes: a pipe, which may be full, or a file, which takes all.
@@ -94,12 +111,24 @@ impl Output {
     }
 }
 
-/// Passes on what is shown, until nobody is left to show anything or it is told to finish.
-async fn show(
+/// Passes on what is shown, and keeps it for a client that is away.
+async fn pass_on(
     master: Arc<Ready<OwnedFd>>,
     output: Option<Output>,
-    mut finishing: watch::Receiver<bool>,
+    mut end: watch::Receiver<End>,
 ) {
+    show(&master, output.as_ref(), &mut end).await;
+    // Now it hangs up, unless something is still typed in.
+    drop(master);
+    if let Some(Output::Pipe(pipe)) = &output {
+        tokio::select! {
+            () = super::hold_until_read(pipe.file()) => {}
+            _ = end.wait_for(|end| *end == End::Now) => {}
+        }
+    }
+}
+
+async fn show(master: &Ready<OwnedFd>, output: Option<&Output>, end: &mut watch::Receiver<End>) {
     let mut buffer = vec![0; BUFFER];
     loop {
         let shown = match read(master.file(), &mut buffer) {
@@ -107,17 +136,17 @@ async fn show(
             Ok(0) | Err(Errno::IO) => return,
             Ok(shown) => shown,
             Err(Errno::INTR) => continue,
-            Err(Errno::AGAIN) if *finishing.borrow_and_update() => return,
+            Err(Errno::AGAIN) if *end.borrow() > End::ByItself => return,
             Err(Errno::AGAIN) => {
                 tokio::select! {
                     _ = master.readable() => {}
-                    _ = finishing.changed() => {}
+                    _ = end.wait_for(|end| *end > End::ByItself) => {}
                 }
                 continue;
             }
             Err(error) => return warn!(%error, "terminal output"),
         };
-        let Some(output) = &output else { continue };
+        let Some(output) = output else { continue };
         if let Err(error) = output.write_all(&buffer[..shown]).await {
             return warn!(%error, "error copying terminal output");
         }
@@ -229,7 +258,7 @@ mod tests {
         assert_eq!((size.ws_col, size.ws_row), (100, 30));
 
         drop(inside);
-        terminal.finished().await;
+        terminal.finish().await;
         terminal.resize(1, 1).unwrap();
     }
 
@@ -241,8 +270,9 @@ mod tests {
         let mut client = fifo::reader(&out).unwrap();
         let mut terminal = Terminal::start(master, None, Some(fifo::both(&out).unwrap())).unwrap();
         io::Write::write_all(&mut inside, b"last").unwrap();
-        terminal.finish();
-        terminal.finished().await;
+        terminal.process_gone();
+        sleep(Duration::from_millis(20)).await;
+        terminal.finish().await;
         let mut text = String::new();
         client.read_to_string(&mut text).unwrap();
         assert_eq!(text, "last");
@@ -257,7 +287,7 @@ mod tests {
         let keyboard = fifo::writer(&typed).unwrap();
         let mut terminal = Terminal::start(master, Some(input), None).unwrap();
         drop(keyboard);
-        terminal.finished().await;
+        terminal.output.finished().await;
         eventually(|| terminal.master.upgrade().is_none().then_some(())).await;
         assert_eq!(inside.read(&mut [0; 8]).unwrap(), 0);
     }
