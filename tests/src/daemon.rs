@@ -36,19 +36,19 @@ impl Daemon {
         let programs = Programs::find(parts, profile)?;
         let estate = Estate::new()?;
         let mut daemon = Self { child: None, parts, programs, boot: Duration::ZERO, estate };
-        daemon.furnish()?;
+        daemon.furnish(profile)?;
         daemon.boot()?;
         Ok(daemon)
     }
 
     /// Puts daemon and shim side by side: Go's daemon looks for a shim on the PATH and then beside
     /// itself (containerd's `runtime/v2/manager.go`), so this place is first in either order.
-    fn furnish(&self) -> Outcome {
+    fn furnish(&self, profile: Profile) -> Outcome {
         for dir in ["bin", "tmp"] {
             fs_err::create_dir(self.home().join(dir))?;
         }
-        place(&self.programs.daemon, &self.binary())?;
-        place(&self.programs.shim, &self.home().join("bin").join(SHIM))?;
+        place(&self.programs.daemon, &self.binary(), profile)?;
+        place(&self.programs.shim, &self.home().join("bin").join(SHIM), profile)?;
         fs_err::write(self.home().join("config.toml"), self.config())?;
         Ok(())
     }
@@ -205,10 +205,13 @@ pub(crate) fn tail(text: &str, lines: usize) -> String {
     all[all.len().saturating_sub(lines)..].join("\n")
 }
 
-/// Gives a program a second name. Not by writing a copy here: a child that another thread starts
-/// meanwhile would hold the copy open for writing, and then it cannot be run.
-fn place(program: &Path, target: &Path) -> Outcome {
-    if fs_err::hard_link(program, target).is_ok() {
+/// Gives a program a second name, or a second body where its memory is measured: two processes of
+/// one file would share its pages and seem smaller than each is alone.
+///
+/// The copy is not written by this process: a child that another thread starts meanwhile would hold
+/// it open for writing, and then it cannot be run.
+fn place(program: &Path, target: &Path, profile: Profile) -> Outcome {
+    if profile == Profile::Dev && fs_err::hard_link(program, target).is_ok() {
         return Ok(());
     }
     let mut copy = Command::new("cp");

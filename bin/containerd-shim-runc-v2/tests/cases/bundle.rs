@@ -105,7 +105,7 @@ pub(crate) fn spec(id: &str, process: &Value) -> Value {
              "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]},
         ],
         "linux": {
-            "cgroupsPath": format!("/shim-tests/{id}"),
+            "cgroupsPath": format!("/{id}"),
             "namespaces": [
                 {"type": "pid"}, {"type": "mount"}, {"type": "ipc"}, {"type": "uts"},
                 {"type": "network"},

@@ -149,6 +149,10 @@ impl Drop for Debian {
             drop(runc.output());
         }
         drop(fs_err::remove_dir(&state));
+        // The cgroup of the namespace is nobody's to remove, but ours.
+        if let Ok(cgroup) = cgroups::Cgroup::at(&format!("/{}", self.namespace)) {
+            drop(cgroup.delete());
+        }
         let state = self.ground.path().join("state");
         drop(mount::unmount_recursive(&state, mount::UnmountFlags::DETACH));
     }

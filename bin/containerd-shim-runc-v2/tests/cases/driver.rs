@@ -238,7 +238,7 @@ impl Shim {
             !self.runc_root.join(&self.namespace).join(&self.id).exists(),
             "runc's state is left"
         );
-        let cgroup = cgroups::Cgroup::at(&format!("/shim-tests/{}", self.id));
+        let cgroup = cgroups::Cgroup::at(&format!("/{}", self.id));
         assert!(cgroup.is_err(), "a cgroup is left");
     }
 

@@ -105,7 +105,7 @@ async fn a_shim_listens_where_it_is_told_and_scores_above_its_daemon() {
 async fn a_shim_joins_the_cgroup_that_it_is_told() {
     let driver = Driver::new();
     let id = driver.id("a");
-    let cgroup = format!("/shim-tests-of-{id}");
+    let cgroup = format!("/{id}-shim");
     let made = cgroups::Cgroup::create(&cgroup).unwrap();
     let bundle = driver.ground.bundle(&id, &spec(&id, &process(&["true"])));
     let options = api::pack(&Options { shim_cgroup: cgroup.clone(), ..Default::default() });
