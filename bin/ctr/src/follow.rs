@@ -58,7 +58,11 @@ impl Follower {
         if exit.is_none() {
             process.end().await?;
         }
-        process.delete().await?;
+        match process.delete().await {
+            // Whoever deleted its task meanwhile has deleted it too.
+            Err(error) if error.is_not_found() => {}
+            deleted => drop(deleted?),
+        }
         Ok(code(exit))
     }
 
