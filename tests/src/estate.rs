@@ -291,7 +291,9 @@ mod tests {
         // Two commands, because a shell becomes the last one, which does not name the home.
         let script = format!("sleep 60; true # {}", estate.home().display());
         let stray = Running::start(Command::new("sh").args(["-c", &script]))?;
-        assert!(estate.processes().iter().any(|process| process.pid == stray.pid()));
+        // For a moment after the start its command line is still that of whoever started it.
+        let found = || estate.processes().iter().any(|process| process.pid == stray.pid());
+        assert!(settled(Duration::from_secs(5), found));
         assert_eq!(estate.clear(), Vec::<String>::new());
         assert!(!alive(stray.pid()) && !estate.home().exists());
         Ok(())

@@ -49,7 +49,7 @@ fn an_exec_is_told_in_order(world: &mut World) -> Outcome {
     let id = world.id("x");
     world.ctr.ok(["run", "-d", &image, &id, "sleep", "1000"])?;
     let mut listener = world.events()?;
-    world.ctr.ok(["tasks", "exec", "--exec-id", "e", &id, "true"])?;
+    world.ctr.ok(["tasks", "exec", "--exec-id", &world.id("e"), &id, "true"])?;
     wait_for(&mut listener, "/tasks/exit")?;
     let wanted = ["/tasks/exec-added", "/tasks/exec-started", "/tasks/exit"];
     assert_eq!(topics(world, &listener), wanted, "{}", listener.stdout());

@@ -29,7 +29,7 @@ fn what_does_not_exist_is_said_to_be_missing(world: &mut World) -> Outcome {
         (&["containers", "info", "nope"], &["container \"nope\"", "not found"]),
         (&["tasks", "kill", "nope"], &["container \"nope\"", "not found"]),
         (
-            &["tasks", "exec", "--exec-id", "e", "nope", "true"],
+            &["tasks", "exec", "--exec-id", &world.id("e"), "nope", "true"],
             &["container \"nope\"", "not found"],
         ),
         (&["images", "tag", "nope", "x"], &["image \"nope\": not found"]),

@@ -63,7 +63,8 @@ fn a_task_outlives_its_daemon(world: &mut World) -> Outcome {
     world.daemon.restart()?;
     assert_eq!(world.ctr.state(&id)?.as_deref(), Some("RUNNING"));
     assert_eq!(pid(world, &id)?, pid_before);
-    let said = world.ctr.ok(["tasks", "exec", "--exec-id", "e", &id, "echo", "still here"])?;
+    let said =
+        world.ctr.ok(["tasks", "exec", "--exec-id", &world.id("e"), &id, "echo", "still here"])?;
     assert_eq!(said, "still here\n");
     ask_to_end(world, &id)?;
     assert_status(world, &id, 5)

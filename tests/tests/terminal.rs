@@ -36,7 +36,8 @@ fn an_exec_has_a_terminal(world: &mut World) -> Outcome {
     let image = world.busybox()?;
     let id = world.id("tty");
     world.ctr.ok(["run", "-d", &image, &id, "sleep", "1000"])?;
-    let mut pty = world.ctr.on_terminal(["tasks", "exec", "-t", "--exec-id", "e", &id, "sh"])?;
+    let mut pty =
+        world.ctr.on_terminal(["tasks", "exec", "-t", "--exec-id", &world.id("e"), &id, "sh"])?;
     pty.expect("# ", PATIENCE)?;
     pty.type_in("tty; exit 6\n")?;
     assert_eq!(pty.wait(PATIENCE)?.code(), Some(6), "{}", pty.shown());
