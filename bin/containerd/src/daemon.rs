@@ -21,13 +21,13 @@ use images::Flights;
 use metadata::{Backends, Collector, Db, Options, Scoped, Sharing};
 use runtime::Shims;
 use serde::Deserialize;
-use services::introspection::Plugin;
+use services::{introspection::Plugin, transfer::Registries};
 use snapshots::Snapshotter;
 use tokio_util::sync::CancellationToken;
 use types::{Context, Error, Platform, Result, Scope};
 
 use crate::{
-    Config,
+    Config, distribution,
     identity::{claim, identity},
     listeners::listen,
     plugins::{self, kinds},
@@ -53,6 +53,8 @@ pub(crate) struct Parts {
     pub(crate) scratch: PathBuf,
     /// What is being unpacked, by whomever it was asked for.
     pub(crate) flights: Flights,
+    /// How registries are reached.
+    pub(crate) registries: Registries,
 }
 
 impl Daemon {
@@ -105,7 +107,8 @@ impl Daemon {
         let shims = Shims::open(self.shims()?, exchange.clone())?;
         let scratch = config.state.join(format!("{}.walking", kinds::DIFFER));
         empty_directory(&scratch)?;
-        Ok(Parts { db, exchange, shims, scratch, flights: Flights::default() })
+        let registries = distribution::registries(config)?;
+        Ok(Parts { db, exchange, shims, scratch, flights: Flights::default(), registries })
     }
 
     /// The metadata's policy keeps the name of Go's section.
