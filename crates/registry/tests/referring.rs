@@ -37,10 +37,12 @@ fn digests(found: &[Descriptor]) -> Vec<Digest> {
 #[tokio::test]
 async fn a_registry_that_lists_referrers_is_asked_page_by_page() {
     let subject = Digest::of("subject");
-    let fake = Fake::new(|seen| match seen.path.contains("page=2") {
-        true => index(&[entry("sig", "b"), entry("sig", "a")]),
-        false => index(&[entry("sig", "a"), entry("sbom", "c")])
-            .header("link", "</v2/a/referrers/x?page=2>; rel=\"next\""),
+    let fake = Fake::new(|seen| {
+        if seen.path.contains("page=2") {
+            return index(&[entry("sig", "b"), entry("sig", "a")]);
+        }
+        index(&[entry("sig", "a"), entry("sbom", "c")])
+            .header("link", "</v2/a/referrers/x?page=2>; rel=\"next\"")
     });
     let (fake, registry) = (fake.await, client());
     let name = reference(&format!("{}/a:1", fake.host));
@@ -58,9 +60,8 @@ async fn a_registry_that_does_not_is_asked_for_the_tag() {
     let tag = format!("/v2/a/manifests/sha256-{}", &subject.as_str()[7..]);
     for refusal in [Reply::new(404), Reply::new(405), Reply::ok("<html>")] {
         let tag = tag.clone();
-        let fake = Fake::new(move |seen: &Seen| match seen.path == tag {
-            true => index(&[entry("sig", "a")]),
-            false => refusal.clone(),
+        let fake = Fake::new(move |seen: &Seen| {
+            if seen.path == tag { index(&[entry("sig", "a")]) } else { refusal.clone() }
         });
         let fake = fake.await;
         let name = reference(&format!("{}/a:1", fake.host));
