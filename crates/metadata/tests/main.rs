@@ -14,6 +14,7 @@ mod cases {
     mod pace;
     mod records;
     mod snapshots;
+    mod stuck;
     mod suites;
     mod torture;
     mod world;
