@@ -13,6 +13,7 @@ mod cases {
     mod leases;
     mod pace;
     mod records;
+    mod rescue;
     mod snapshots;
     mod stuck;
     mod suites;

@@ -191,4 +191,6 @@ impl<'a> Marker<'a> {
 }
 
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod tests;

@@ -31,7 +31,7 @@ fn show(node: &Node) -> String {
     format!("{kind} {}", node.key)
 }
 
-fn now() -> SystemTime {
+pub(super) fn now() -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_hours(24)
 }
 
