@@ -16,6 +16,7 @@
 #![deny(unsafe_op_in_unsafe_fn)]
 
 pub mod errno;
+pub mod failpoint;
 pub mod fifo;
 pub mod inherited;
 pub mod kill;
