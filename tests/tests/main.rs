@@ -13,6 +13,7 @@ mod namespaces;
 mod refusals;
 mod restart;
 mod run;
+mod shims;
 mod snapshots;
 mod store;
 mod tasks;

@@ -17,11 +17,11 @@ use cgroups::Cgroup;
 use fs_err as fs;
 use mount::{Mount, UnmountFlags};
 use rustix::fs::Mode;
-use sys::failpoint;
 use shim::{
     Context,
     stdio::{self, Handing, Io, Stdio},
 };
+use sys::failpoint;
 use tokio::{sync::mpsc, task::spawn_blocking};
 use tracing::{error, warn};
 use types::{Context as _, Result};

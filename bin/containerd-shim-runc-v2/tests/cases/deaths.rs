@@ -21,9 +21,9 @@ async fn live(driver: &Driver, shim: &Shim) -> Option<()> {
 
 /// Processes that are in a container, or were to be.
 fn processes_of(id: &str) -> Vec<u32> {
-    let numbers = fs_err::read_dir("/proc").unwrap().filter_map(|entry| {
-        entry.unwrap().file_name().to_str()?.parse::<u32>().ok()
-    });
+    let numbers = fs_err::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| entry.unwrap().file_name().to_str()?.parse::<u32>().ok());
     let is_inside = |pid: &u32| {
         let cgroups = fs_err::read_to_string(format!("/proc/{pid}/cgroup"));
         cgroups.is_ok_and(|cgroups| cgroups.lines().any(|line| line.ends_with(id)))
