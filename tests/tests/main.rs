@@ -14,6 +14,7 @@ mod namespaces;
 mod refusals;
 mod restart;
 mod run;
+mod shims;
 mod snapshots;
 mod store;
 mod tasks;
