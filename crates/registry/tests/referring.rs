@@ -60,9 +60,12 @@ async fn a_registry_that_does_not_is_asked_for_the_tag() {
     let tag = format!("/v2/a/manifests/sha256-{}", &subject.as_str()[7..]);
     for refusal in [Reply::new(404), Reply::new(405), Reply::ok("<html>")] {
         let tag = tag.clone();
-        let fake = Fake::new(move |seen: &Seen| {
-            if seen.path == tag { index(&[entry("sig", "a")]) } else { refusal.clone() }
-        });
+        let fake =
+            Fake::new(
+                move |seen: &Seen| {
+                    if seen.path == tag { index(&[entry("sig", "a")]) } else { refusal.clone() }
+                },
+            );
         let fake = fake.await;
         let name = reference(&format!("{}/a:1", fake.host));
         let found = client().referrers(&name, &subject, None).await.unwrap();

@@ -13,7 +13,7 @@ use types::{Digest, Error, Kind, Result};
 
 use super::{DENIED, Pusher, bare_location, value, with_digest};
 use crate::{
-    refusal,
+    refusal::{self, Failure},
     request::{Ask, Target},
     retry,
     transport::{Answer, join},
@@ -76,13 +76,12 @@ impl Chunks {
                 }
                 Ok(answer) if first == 0 && is_unknown(answer.status) => return Ok(Sent::Refused),
                 Ok(answer) => refusal::unexpected(answer).await,
-                Err(failure) => failure.or_denied(DENIED),
+                Err(Failure::Other(error)) => error,
+                Err(denied) => return Err(denied.or_denied(DENIED)),
             };
             failures += 1;
             let wait = pusher.shared().options.retry.wait(failures, None);
-            let Some(wait) = wait.filter(|_| error.kind() != Kind::PermissionDenied) else {
-                return Err(error);
-            };
+            let Some(wait) = wait else { return Err(error) };
             tracing::debug!(sent = self.sent, %error, "asking how far an upload is");
             sleep(retry::spread(wait)).await;
             if !self.ask_how_far(pusher).await? {
