@@ -61,9 +61,9 @@ fn a_mirror_that_is_dead_is_left_for_the_next(world: &mut World) -> Outcome {
 /// Adds keys to the transfer service's section, and starts the daemon again.
 fn configure(world: &mut World, keys: &str) -> Outcome {
     let path = world.daemon.home().join("config.toml");
-    let mut text = fs_err::read_to_string(&path)?;
-    text.push_str(&format!("\n[plugins.\"io.containerd.transfer.v1.local\"]\n{keys}\n"));
-    fs_err::write(&path, text)?;
+    let text = fs_err::read_to_string(&path)?;
+    let section = format!("[plugins.\"io.containerd.transfer.v1.local\"]\n{keys}\n");
+    fs_err::write(&path, format!("{text}\n{section}"))?;
     world.daemon.terminate()?;
     world.daemon.restart()
 }

@@ -3,7 +3,6 @@
 //! (Docker's token authentication specification).
 use std::{
     io::Write as _,
-    net::TcpListener,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::{Arc, Mutex},
