@@ -24,6 +24,8 @@ pub(crate) struct Driver {
     pub(crate) daemon: Daemon,
     pub(crate) namespace: String,
     pub(crate) options: Options,
+    /// What shims find in their environment besides.
+    pub(crate) env: Vec<(&'static str, String)>,
 }
 
 impl Driver {
@@ -41,7 +43,7 @@ impl Driver {
         let name = ground.path().file_name().unwrap().to_str().unwrap();
         let namespace = name.replace('.', "-");
         let root = ground.runc_root().display().to_string();
-        Self { daemon, namespace, options: Options { root, ..Default::default() }, ground }
+        Self { daemon, namespace, options: Options { root, ..Default::default() }, env: Vec::new(), ground }
     }
 
     /// An id that no other test has.
@@ -69,6 +71,7 @@ impl Driver {
         command.args(["-publish-binary", "/bin/false"]).args(args).current_dir(bundle);
         command.env("TTRPC_ADDRESS", &self.daemon.socket);
         command.env(sys::failpoint::DIRECTORY, self.ground.failpoints());
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
         command.envs(version.map(|version| ("MAX_SHIM_VERSION", version)));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
