@@ -26,6 +26,8 @@ pub(crate) struct Driver {
     pub(crate) options: Options,
     /// What shims find in their environment besides.
     pub(crate) env: Vec<(&'static str, String)>,
+    /// Whether shims see a host with only the second version of cgroups.
+    pub(crate) is_unified: bool,
 }
 
 impl Driver {
@@ -43,7 +45,7 @@ impl Driver {
         let name = ground.path().file_name().unwrap().to_str().unwrap();
         let namespace = name.replace('.', "-");
         let root = ground.runc_root().display().to_string();
-        Self { daemon, namespace, options: Options { root, ..Default::default() }, env: Vec::new(), ground }
+        Self { daemon, namespace, options: Options { root, ..Default::default() }, env: Vec::new(), is_unified: false, ground }
     }
 
     /// An id that no other test has.
@@ -65,7 +67,7 @@ impl Driver {
         input: &[u8],
         version: Option<&str>,
     ) -> Output {
-        let mut command = Command::new(SHIM);
+        let mut command = self.program();
         let address = self.ground.path().join("containerd.sock");
         command.args(["-namespace", &self.namespace, "-id", id, "-address"]).arg(address);
         command.args(["-publish-binary", "/bin/false"]).args(args).current_dir(bundle);
@@ -77,6 +79,17 @@ impl Driver {
         let mut child = command.spawn().unwrap();
         std::io::Write::write_all(&mut child.stdin.take().unwrap(), input).unwrap();
         child.wait_with_output().unwrap()
+    }
+
+    /// The shim's binary, for the host that it is to see: one of mounts of its own, if need be.
+    fn program(&self) -> Command {
+        if !self.is_unified {
+            return Command::new(SHIM);
+        }
+        let script = "mount -t cgroup2 cgroup2 /sys/fs/cgroup && exec \"$0\" \"$@\"";
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", script, SHIM]);
+        command
     }
 
     /// Has something happen to the shim when it comes to a place: see [`sys::failpoint`].
