@@ -4,6 +4,7 @@
 mod codes;
 mod content;
 mod daemon;
+mod docker;
 mod events;
 mod faults;
 mod hostile;
