@@ -15,7 +15,6 @@
 //! `syncfs`, `eventfd`, `umask`, `prlimit`, `socket_peercred`, `set_name`, `set_child_subreaper`.
 #![deny(unsafe_op_in_unsafe_fn)]
 
-pub mod allocator;
 pub mod errno;
 pub mod failpoint;
 pub mod fifo;
@@ -23,6 +22,7 @@ pub mod inherited;
 pub mod kill;
 pub mod limits;
 pub mod loop_device;
+pub mod memory;
 pub mod mount_attr;
 pub mod oom_score;
 pub mod reaper;
