@@ -111,7 +111,7 @@ fn much_output_takes_no_time_of_the_shim(world: &mut World) -> Outcome {
         let id = world.id(&format!("much{stream}"));
         let script = format!(
             "while [ ! -e /go ]; do sleep 0.05; done; \
-             dd if=/dev/zero bs=64k count=2048 2>/dev/null >&{stream}; touch /done; sleep 1000"
+             dd if=/dev/zero bs=64k count=2048 >&{stream} 2>/dev/null; touch /done; sleep 1000"
         );
         let mut client = world.ctr.command(["run", &image, &id, "sh", "-c", &script]);
         let mut client = client.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;

@@ -141,9 +141,9 @@ impl Handle {
             Ok(answer) => answer,
             Err(_elapsed) => {
                 warn!(id = self.id, "the runtime hangs, and is killed with the container");
-                self.process("")?.target.signal(signal)?;
+                let sent = self.process("")?.target.signal(signal);
                 self.runc.interrupt();
-                Ok(())
+                sent
             }
         }
     }

@@ -34,7 +34,8 @@ pub fn let_go_of_code() -> io::Result<()> {
         // SAFETY: the mapping is of a file, private, and cannot be written to; nothing patches code
         // while a program is loaded. So the pages are as the file has them, and are read from there
         // again. The range was mapped when it was read, and nobody unmaps code.
-        match unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_DONTNEED) } {
+        match unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_DONTNEED) }
+        {
             -1 => Err(io::Error::last_os_error()),
             _ => Ok(()),
         }

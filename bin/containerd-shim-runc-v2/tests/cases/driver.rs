@@ -45,7 +45,14 @@ impl Driver {
         let name = ground.path().file_name().unwrap().to_str().unwrap();
         let namespace = name.replace('.', "-");
         let root = ground.runc_root().display().to_string();
-        Self { daemon, namespace, options: Options { root, ..Default::default() }, env: Vec::new(), is_unified: false, ground }
+        Self {
+            daemon,
+            namespace,
+            options: Options { root, ..Default::default() },
+            env: Vec::new(),
+            is_unified: false,
+            ground,
+        }
     }
 
     /// An id that no other test has.

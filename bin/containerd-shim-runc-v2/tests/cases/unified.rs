@@ -25,8 +25,7 @@ async fn a_whole_life(runtime: &str) {
     shim.call::<_, ()>("Pause", &pb::PauseRequest { id: id() }).await.unwrap();
     assert_eq!(shim.state("").await.unwrap().status(), Status::Paused);
     shim.call::<_, ()>("Resume", &pb::ResumeRequest { id: id() }).await.unwrap();
-    let pids: pb::PidsResponse =
-        shim.call("Pids", &pb::PidsRequest { id: id() }).await.unwrap();
+    let pids: pb::PidsResponse = shim.call("Pids", &pb::PidsRequest { id: id() }).await.unwrap();
     assert_eq!(pids.processes.iter().map(|one| one.pid).collect::<Vec<_>>(), [pid]);
     let stats: pb::StatsResponse =
         shim.call("Stats", &pb::StatsRequest { id: id() }).await.unwrap();
