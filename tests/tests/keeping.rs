@@ -24,7 +24,7 @@ fn look_often(world: &mut World) -> Outcome {
 fn run(world: &World, labels: &[&str], script: &str) -> Outcome<String> {
     let image = world.busybox()?;
     let id = world.id("kept");
-    let mut words = vec!["run", "-d"];
+    let mut words = vec!["run", "-d", "--null-io"];
     for label in labels {
         words.extend(["--label", label]);
     }

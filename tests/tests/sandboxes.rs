@@ -61,7 +61,7 @@ fn a_container_is_made_in_the_shim_of_its_sandbox(world: &mut World) -> Outcome 
     let image = world.busybox()?;
     let pod = sandbox(world, "shim")?;
     let id = world.id("web");
-    world.ctr.ok(["run", "-d", "--sandbox", &pod, &image, &id, "sleep", "1000"])?;
+    world.ctr.ok(["run", "-d", "--null-io", "--sandbox", &pod, &image, &id, "sleep", "1000"])?;
     assert_eq!(world.daemon.estate().shims().len(), 1);
     assert_eq!(world.ctr.ok(["tasks", "exec", "--exec-id", &world.id("e"), &id, "echo", "hi"])?, "hi\n");
     world.ctr.remove(&id)?;
@@ -78,7 +78,7 @@ fn a_sandbox_takes_its_containers_along(world: &mut World) -> Outcome {
     let image = world.busybox()?;
     let pod = sandbox(world, "shim")?;
     let id = world.id("web");
-    world.ctr.ok(["run", "-d", "--sandbox", &pod, &image, &id, "sleep", "1000"])?;
+    world.ctr.ok(["run", "-d", "--null-io", "--sandbox", &pod, &image, &id, "sleep", "1000"])?;
     remove(world, &pod)?;
     wait::until("the end of the task", PATIENCE, || Ok(world.ctr.state(&id)?.is_none().then_some(())))?;
     world.ctr.ok(["containers", "rm", &id])?;
@@ -102,20 +102,24 @@ fn a_pod_is_a_process_that_pauses(world: &mut World) -> Outcome {
 
 fn a_sandbox_outlives_its_daemon(world: &mut World) -> Outcome {
     let image = world.busybox()?;
+    let pod = sandbox(world, "shim")?;
+    world.daemon.kill9()?;
+    world.daemon.restart()?;
+    let mut listener = world.events()?;
+    remove(world, &pod)?;
+    listener.wait_for("/sandboxes/exit", PATIENCE, |it| it.contains("/sandboxes/exit"))?;
     for sandboxer in ["shim", "podsandbox"] {
         let pod = sandbox(world, sandboxer)?;
         let pid = assert_ready(world, &pod)?;
         let id = world.id("web");
-        world.ctr.ok(["run", "-d", "--sandbox", &pod, &image, &id, "sleep", "1000"])?;
+        world.ctr.ok(["run", "-d", "--null-io", "--sandbox", &pod, &image, &id, "sleep", "1000"])?;
         world.daemon.kill9()?;
         world.daemon.restart()?;
         assert_eq!(assert_ready(world, &pod)?, pid);
         assert_eq!(world.ctr.state(&id)?.as_deref(), Some("RUNNING"));
         world.ctr.remove(&id)?;
         assert_ready(world, &pod)?;
-        let mut listener = world.events()?;
         remove(world, &pod)?;
-        listener.wait_for("/sandboxes/exit", PATIENCE, |it| it.contains("/sandboxes/exit"))?;
     }
     Ok(())
 }
