@@ -4,6 +4,7 @@
 mod codes;
 mod content;
 mod daemon;
+mod docker;
 mod events;
 mod faults;
 mod hostile;
@@ -15,6 +16,7 @@ mod refusals;
 mod restart;
 mod run;
 mod sandboxes;
+mod shims;
 mod snapshots;
 mod store;
 mod tasks;

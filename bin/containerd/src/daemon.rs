@@ -151,7 +151,8 @@ impl Daemon {
         let mut snapshotters = self.registry.all::<dyn Snapshotter>();
         snapshotters.extend(proxies.snapshotters.clone());
         let backends = Backends { content, snapshotters };
-        let options = Options { sharing: self.sharing()?, publisher: Some(exchange.clone()) };
+        let publisher = Some(exchange.clone() as _);
+        let options = Options { sharing: self.sharing()?, publisher, ..Options::default() };
         let path = config.root.join("io.containerd.metadata.v1.sqlite").join("meta.sqlite");
         let db = Db::open(path, backends, options).await.context(|| "metadata")?;
         let shims = Shims::open(self.shims()?, exchange.clone())?;

@@ -21,6 +21,7 @@ mod plugins;
 mod progress;
 mod run;
 mod sandboxes;
+mod shim;
 mod signals;
 mod snapshots;
 mod stdio;
@@ -117,6 +118,8 @@ enum Command {
     /// See which deprecated things are used
     #[command(subcommand)]
     Deprecations(deprecations::Command),
+    /// Speak to a shim itself, and not to the daemon
+    Shim(shim::Shim),
     /// Print events as they happen
     #[command(visible_aliases = ["event", "e"])]
     Events(events::Command),
@@ -176,6 +179,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Leases(command) => command.run(&connection).await,
         Command::Sandboxes(command) => command.run(&connection).await,
         Command::Deprecations(command) => command.run(&connection).await,
+        Command::Shim(command) => command.run(&connection).await,
         Command::Events(command) => command.run(&connection).await,
     };
     done.map(|()| ExitCode::SUCCESS)

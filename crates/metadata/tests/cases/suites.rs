@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use types::Scope;
 
 async fn open(folder: &Path, backends: Backends, sharing: Sharing) -> Db {
-    let options = Options { sharing, publisher: None };
+    let options = Options { sharing, ..Options::default() };
     Db::open(folder.join("meta.sqlite"), backends, options).await.unwrap()
 }
 
