@@ -15,6 +15,7 @@ mod restart;
 mod run;
 mod snapshots;
 mod store;
+mod takeover;
 mod tasks;
 mod terminal;
 mod version;

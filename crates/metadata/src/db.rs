@@ -12,7 +12,7 @@ mod tx;
 mod writer;
 
 pub(crate) use column::{Digest, Json, Time, json};
-pub(crate) use fault::Outcome;
+pub(crate) use fault::{Fault, Outcome};
 pub(crate) use file::File;
 pub(crate) use readers::Readers;
 pub(crate) use signals::{Pressure, Signals};
