@@ -22,8 +22,11 @@ fn sights(world: &World) -> Outcome<Vec<(String, Vec<String>)>> {
         sights.push((words.to_owned(), lines));
     }
     let blobs = world.ctr.lines(["content", "ls"])?;
-    let labels = blobs.iter().filter_map(|line| line.split_whitespace().last().map(str::to_owned));
-    sights.push(("labels of content".to_owned(), labels.collect()));
+    // Go prints labels in an order that changes.
+    let labels = blobs.iter().filter_map(|line| line.split_whitespace().last());
+    let mut labels: Vec<_> = labels.flat_map(|all| all.split(',')).map(str::to_owned).collect();
+    labels.sort();
+    sights.push(("labels of content".to_owned(), labels));
     Ok(sights)
 }
 
