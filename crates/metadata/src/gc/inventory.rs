@@ -120,6 +120,15 @@ const TABLES: &[Table] = &[
         read: |row, names| entry(row, names, Kind::Lease),
     },
     Table {
+        name: "sandboxes",
+        select: "SELECT namespace, id, LABELS FROM sandboxes",
+        by_node: "namespace = ?1 AND id = ?2",
+        read: |row, names| {
+            let entry = entry(row, names, Kind::Sandbox)?;
+            Ok(Entry { stay: Stay::Yes, ..entry })
+        },
+    },
+    Table {
         name: "snapshots",
         select: "SELECT namespace, name, LABELS, snapshotter, parent,
             EXISTS (SELECT 1 FROM commits WHERE commits.namespace = snapshots.namespace
@@ -263,6 +272,7 @@ fn table_of(node: &Node) -> &'static Table {
         Kind::Image => "images",
         Kind::Ingest => "ingests",
         Kind::Lease => "leases",
+        Kind::Sandbox => "sandboxes",
         Kind::Snapshot(_) => "snapshots",
     };
     TABLES.iter().find(|table| table.name == name).expect("every kind has a table")

@@ -5,7 +5,7 @@
 //! those of containerd's `core/metadata/gc.go`.
 //!
 //! ```text
-//! root: container, image and lease (until they expire), ingest (until it goes stale), gc.root,
+//! root: container, sandbox, image and lease (until they expire), ingest (until it goes stale), gc.root,
 //!       a commit under way
 //! lease -> what it holds       flat: that alone, with the parents of snapshots
 //! image -> its target          container -> its snapshot      snapshot -> its parent
@@ -50,7 +50,7 @@ pub(super) fn plan(entries: &[Entry], now: SystemTime) -> Plan {
     let garbage = entries
         .iter()
         .map(|entry| &entry.node)
-        .filter(|node| node.kind != Kind::Container && !is_kept(node))
+        .filter(|node| !matches!(node.kind, Kind::Container | Kind::Sandbox) && !is_kept(node))
         .cloned()
         .collect();
     let [kept, _flat] = marked;

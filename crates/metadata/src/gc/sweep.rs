@@ -127,7 +127,7 @@ fn remove(tx: &Tx<'_>, node: &Node) -> Outcome<bool> {
     let (namespace, key) = (&*node.namespace, &*node.key);
     let delete = |statement: &str| tx.prepare_cached(statement)?.execute([namespace, key]);
     let count = match &node.kind {
-        Kind::Container => 0,
+        Kind::Container | Kind::Sandbox => 0,
         Kind::Content => delete("DELETE FROM blobs WHERE namespace = ? AND digest = ?")?,
         Kind::Image => delete("DELETE FROM images WHERE namespace = ? AND name = ?")?,
         Kind::Ingest => delete("DELETE FROM ingests WHERE namespace = ? AND ref = ?")?,
@@ -155,7 +155,7 @@ fn follow_up(tx: &Tx<'_>, node: &Node) {
             tx.orphaned(Backend::Snapshotter(of.to_string()));
             tx.tell(&node.namespace, Event::snapshot_removed(of, &node.key));
         }
-        Kind::Container | Kind::Lease => {}
+        Kind::Container | Kind::Lease | Kind::Sandbox => {}
     }
 }
 
@@ -166,7 +166,7 @@ impl Removed {
             Kind::Snapshot(_) => &mut self.snapshots,
             Kind::Ingest => &mut self.ingests,
             Kind::Image => &mut self.images,
-            Kind::Lease | Kind::Container => &mut self.leases,
+            Kind::Lease | Kind::Container | Kind::Sandbox => &mut self.leases,
         }
     }
 }

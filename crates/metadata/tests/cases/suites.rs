@@ -31,6 +31,7 @@ async fn records_are_kept_as_the_suite_says() {
             containers: scoped.containers(),
             images: scoped.images(),
             leases: scoped.leases(),
+            sandboxes: scoped.sandboxes(),
         }
     })
     .await;

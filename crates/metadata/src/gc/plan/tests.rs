@@ -10,6 +10,7 @@ fn node(text: &str) -> Node {
     let (kind, key) = text.split_once(' ').expect("a kind and a name");
     let kind = match kind {
         "container" => Kind::Container,
+        "sandbox" => Kind::Sandbox,
         "content" => Kind::Content,
         "image" => Kind::Image,
         "ingest" => Kind::Ingest,
@@ -22,6 +23,7 @@ fn node(text: &str) -> Node {
 fn show(node: &Node) -> String {
     let kind = match &node.kind {
         Kind::Container => "container",
+        Kind::Sandbox => "sandbox",
         Kind::Content => "content",
         Kind::Image => "image",
         Kind::Ingest => "ingest",
@@ -42,7 +44,8 @@ fn parse(line: &str) -> Entry {
     let mut nodes = parts.next().expect("something before the labels").split(" -> ");
     let own = node(nodes.next().expect("a node"));
     let refs = nodes.map(node).collect();
-    let mut stay = if own.kind == Kind::Container { Stay::Yes } else { Stay::No };
+    let mut stay =
+        if matches!(own.kind, Kind::Container | Kind::Sandbox) { Stay::Yes } else { Stay::No };
     let mut labels = types::Labels::new();
     for label in parts {
         match label.split_once('=') {
@@ -97,6 +100,19 @@ fn an_image_keeps_the_tree_below_its_target() {
 #[test]
 fn namespaces_do_not_keep_each_others_things() {
     check(&["image i -> content x", "content x@other", "content x"], &["content x"]);
+}
+
+#[test]
+fn a_sandbox_keeps_what_it_is_labelled_with() {
+    check(
+        &[
+            "sandbox s | ref.content.x=x | ref.snapshot.overlayfs=s",
+            "content x",
+            "overlayfs s",
+            "content y",
+        ],
+        &["content y"],
+    );
 }
 
 #[test]
