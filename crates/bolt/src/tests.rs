@@ -202,7 +202,7 @@ proptest! {
         }
         bytes.truncate(len);
         if let Ok(db) = Db::read(bytes) {
-            let _ = walk(&db.root());
+            drop(walk(&db.root()));
         }
     }
 }

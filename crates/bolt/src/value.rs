@@ -12,7 +12,7 @@ const YEARS: i64 = 62_135_596_800;
 
 /// A text.
 pub fn text(bytes: &[u8]) -> Result<&str> {
-    std::str::from_utf8(bytes).or_else(|error| Err(damaged(format!("a text is none: {error}"))))
+    std::str::from_utf8(bytes).map_err(|error| damaged(format!("a text is none: {error}")))
 }
 
 /// A number as `binary.PutUvarint` writes it; none is 0, as for Go.
@@ -85,7 +85,7 @@ pub fn map_of(bucket: &Bucket<'_>, key: &str) -> Result<Labels> {
 /// A `google.protobuf.Any`: the type's name is field 1, the value field 2.
 pub fn any(mut bytes: &[u8]) -> Result<Any> {
     let mut read = || {
-        let (mut name, mut value) = (String::new(), Vec::new());
+        let (mut name, mut value) = ("", &[][..]);
         while !bytes.is_empty() {
             let tag = varint(&mut bytes)?;
             if tag & 7 != 2 {
@@ -95,12 +95,12 @@ pub fn any(mut bytes: &[u8]) -> Result<Any> {
             let field = bytes.get(..len)?;
             bytes = &bytes[len..];
             match tag >> 3 {
-                1 => name = std::str::from_utf8(field).ok()?.to_owned(),
-                2 => value = field.to_vec(),
+                1 => name = std::str::from_utf8(field).ok()?,
+                2 => value = field,
                 _ => {}
             }
         }
-        Some(Any::new(name, value))
+        Some(Any::new(name, value.to_vec()))
     };
     read().ok_or_else(|| damaged("a typed value cannot be read"))
 }

@@ -9,6 +9,7 @@
 //! v1/<namespace>/labels/                      images/<name>/target/   containers/<id>/runtime/
 //!               content/blob/<digest>/        content/ingests/<ref>/
 //!               snapshots/<snapshotter>/<name>/                       leases/<id>/<what>/...
+//!               sandboxes/<id>/runtime/       which some releases keep outside of v1
 //! ```
 use std::{
     path::Path,
@@ -30,6 +31,7 @@ pub(crate) struct Taken {
     blobs: usize,
     ingests: usize,
     snapshots: usize,
+    sandboxes: usize,
     leases: usize,
     /// The highest number in a backend's key: ours have to be higher.
     sequence: i64,
@@ -51,7 +53,11 @@ pub(crate) fn take_over(db: &mut Connection, path: &Path) -> Result<()> {
         if let Some(version) = file.root().bucket("v1")? {
             for (name, bucket) in version.buckets()? {
                 namespace(&transaction, name, &bucket, &mut taken)?;
+                taken.sandboxes += sandboxes(&transaction, name, &bucket)?;
             }
+        }
+        for (name, bucket) in file.root().buckets()?.into_iter().filter(|(name, _)| *name != "v1") {
+            taken.sandboxes += sandboxes(&transaction, name, &bucket)?;
         }
         transaction.execute(
             "UPDATE state SET value = max(value, ?) WHERE name = 'sequence'",
@@ -171,12 +177,53 @@ fn containers(db: &Connection, namespace: &str, id: &str, bucket: &Bucket<'_>) -
             created_at,
             updated_at,
         ))?;
+    extensions(db, "extensions", [namespace, id], bucket)
+}
+
+/// The sandboxes in the bucket of a namespace; returns how many there are.
+fn sandboxes(db: &Connection, namespace: &str, bucket: &Bucket<'_>) -> Outcome<usize> {
+    let all = within(bucket, &["sandboxes"])?;
+    for (id, bucket) in &all {
+        let enter = "INSERT INTO namespaces VALUES (?, '{}') ON CONFLICT DO NOTHING";
+        db.execute(enter, [namespace])?;
+        let any = |bytes: Option<&[u8]>| bytes.map(value::any).transpose();
+        let runtime = bucket.bucket("runtime")?;
+        let options = any(runtime.map_or(Ok(None), |bucket| bucket.value("options"))?)?;
+        let spec = any(bucket.value("spec")?)?;
+        let (created_at, updated_at) = times(bucket)?;
+        let put = "INSERT INTO sandboxes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+        db.prepare_cached(put)?.execute((
+            namespace,
+            id,
+            json(&value::map_of(bucket, "labels")?),
+            runtime.map_or(Ok(""), |bucket| value::text_of(&bucket, "name"))?,
+            options.as_ref().map(|any| any.type_url.as_str()),
+            options.as_ref().map(|any| &any.value[..]),
+            spec.as_ref().map(|any| any.type_url.as_str()),
+            spec.as_ref().map(|any| &any.value[..]),
+            value::text_of(bucket, "sandboxer")?,
+            created_at,
+            updated_at,
+        ))?;
+        extensions(db, "sandbox_extensions", [namespace, id], bucket)?;
+    }
+    Ok(all.len())
+}
+
+/// What clients keep beside a record, into the table for it.
+fn extensions(
+    db: &Connection,
+    table: &str,
+    [namespace, id]: [&str; 2],
+    bucket: &Bucket<'_>,
+) -> Outcome<()> {
     let Some(extensions) = bucket.bucket("extensions")? else { return Ok(()) };
     for (name, item) in extensions.items()? {
         if let bolt::Item::Value(bytes) = item {
             let any = value::any(bytes)?;
             let row = (namespace, id, value::text(name)?, any.type_url.as_str(), &any.value[..]);
-            db.prepare_cached("INSERT INTO extensions VALUES (?, ?, ?, ?, ?)")?.execute(row)?;
+            db.prepare_cached(&format!("INSERT INTO {table} VALUES (?, ?, ?, ?, ?)"))?
+                .execute(row)?;
         }
     }
     Ok(())

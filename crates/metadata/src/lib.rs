@@ -199,6 +199,15 @@ impl Db {
         gc::collect(self).await
     }
 
+    /// Copies the database as it is now into a new file at `path`, while readers and writers go on.
+    /// The copy can be opened in place of the original, over the same backends.
+    ///
+    /// Errors: `AlreadyExists` when there is such a file.
+    pub async fn back_up(&self, path: impl Into<PathBuf>) -> Result<()> {
+        let path = path.into();
+        self.read(move |connection| Ok(db::back_up(connection, &path)?)).await
+    }
+
     /// Reads one state of the database, on a blocking thread.
     async fn read<T: Send + 'static>(
         &self,
