@@ -19,6 +19,7 @@ mod sandboxes;
 mod shims;
 mod snapshots;
 mod store;
+mod takeover;
 mod tasks;
 mod terminal;
 mod version;

@@ -152,7 +152,10 @@ impl Daemon {
         snapshotters.extend(proxies.snapshotters.clone());
         let backends = Backends { content, snapshotters };
         let publisher = Some(exchange.clone() as _);
-        let options = Options { sharing: self.sharing()?, publisher, ..Options::default() };
+        // Where Go's containerd has it (`plugins/metadata/plugin.go`).
+        let take_over = Some(config.root.join(format!("{}.bolt", kinds::METADATA)).join("meta.db"));
+        let options =
+            Options { sharing: self.sharing()?, publisher, take_over, ..Options::default() };
         let path = config.root.join("io.containerd.metadata.v1.sqlite").join("meta.sqlite");
         let db = Db::open(path, backends, options).await.context(|| "metadata")?;
         let shims = Shims::open(self.shims()?, exchange.clone())?;
