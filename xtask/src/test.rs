@@ -47,6 +47,8 @@ impl Tally {
 pub(crate) fn run(reference: bool) -> Outcome {
     show::chapter("packages");
     install::packages(&["runc", "docker-registry", "busybox-static", "containerd"])?;
+    // Filesystems of all sorts, for the snapshotters.
+    install::packages(&["e2fsprogs", "xfsprogs", "btrfs-progs", "erofs-utils"])?;
     e2e::sweep();
     let steps = steps(reference);
     // Whatever a scenario that was killed could not clean up itself.

@@ -257,7 +257,9 @@ fn is_empty(value: &toml::Value) -> bool {
 /// Version 1 names plugins by their id alone.
 fn long_name(name: String) -> String {
     match name.as_str() {
-        "overlayfs" | "native" => format!("io.containerd.snapshotter.v1.{name}"),
+        "overlayfs" | "native" | "btrfs" | "erofs" | "blockfile" => {
+            format!("io.containerd.snapshotter.v1.{name}")
+        }
         "bolt" => "io.containerd.metadata.v1.bolt".into(),
         "scheduler" => "io.containerd.gc.v1.scheduler".into(),
         "cri" => "io.containerd.grpc.v1.cri".into(),

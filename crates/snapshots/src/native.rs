@@ -43,12 +43,12 @@ impl Driver for NativeDriver {
         }
     }
 
-    fn plan(&self, layers: &Layers) -> Vec<Mount> {
-        plan(layers)
+    fn plan(&self, layers: &Layers) -> Result<Vec<Mount>> {
+        Ok(plan(layers))
     }
 
-    fn content(&self, directory: &Path) -> PathBuf {
-        directory.to_owned()
+    fn content(&self, layers: &Layers) -> PathBuf {
+        layers.directory.clone()
     }
 }
 
@@ -65,12 +65,14 @@ fn plan(layers: &Layers) -> Vec<Mount> {
 
 #[cfg(test)]
 mod tests {
+    use types::Labels;
+
     use super::*;
 
     #[track_caller]
     fn check(kind: Kind, parents: &[&str], want: &str) {
         let parents = parents.iter().map(PathBuf::from).collect();
-        let layers = Layers { kind, directory: "/s/9".into(), parents };
+        let layers = Layers { kind, directory: "/s/9".into(), parents, labels: Labels::new() };
         let planned: Vec<_> = plan(&layers).iter().map(ToString::to_string).collect();
         assert_eq!(planned, [want]);
     }

@@ -5,7 +5,12 @@
 // tests too.
 #[cfg(test)]
 mod cases {
+    mod btrfs;
+    mod carried;
+    mod disk;
+    mod erofs;
     mod leftovers;
     mod overlay;
+    mod quota;
     mod snapshotters;
 }

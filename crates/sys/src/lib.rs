@@ -15,6 +15,7 @@
 //! `syncfs`, `eventfd`, `umask`, `prlimit`, `socket_peercred`, `set_name`, `set_child_subreaper`.
 #![deny(unsafe_op_in_unsafe_fn)]
 
+pub mod btrfs;
 pub mod errno;
 pub mod fifo;
 pub mod inherited;
@@ -23,16 +24,20 @@ pub mod limits;
 pub mod loop_device;
 pub mod mount_attr;
 pub mod oom_score;
+pub mod project_quota;
 pub mod reaper;
 pub mod thread;
 pub mod user_namespace;
+pub mod verity;
 
 mod child;
 mod command;
 mod exit;
+mod failpoint;
 mod signals;
 
 pub use child::{Child, Output};
 pub use command::Command;
 pub use exit::Exit;
+pub use failpoint::failpoint;
 pub use signals::{Received, Signals};
