@@ -24,6 +24,8 @@ pub mod images;
 pub mod introspection;
 pub mod leases;
 pub mod namespaces;
+pub mod sandboxers;
+pub mod sandboxes;
 pub mod snapshots;
 pub mod streaming;
 pub mod tasks;

@@ -74,7 +74,7 @@ fn make_scratch(from: &Path, scratch: &Path) -> Result<()> {
     tree::remove(&new)?;
     tree::copy(from, &new)?;
     fs::File::open(&new)?.sync_all()?;
-    failpoint("blockfile.open.copied");
+    failpoint::reach("blockfile.open.copied")?;
     Ok(fs::rename(&new, scratch)?)
 }
 
@@ -92,7 +92,7 @@ impl Driver for BlockfileDriver {
             (_, None) => (&self.scratch, "scratch"),
         };
         tree::copy(source, file).context(|| format!("copying of {what} failed"))?;
-        failpoint("blockfile.create.copied");
+        failpoint::reach("blockfile.create.copied")?;
         Ok(fs::File::open(file)?.sync_all()?)
     }
 

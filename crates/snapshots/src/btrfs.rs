@@ -56,14 +56,14 @@ impl Driver for BtrfsDriver {
             match layers.parents.first() {
                 None => {
                     btrfs::create(path).context(|| "failed to create subvolume")?;
-                    failpoint("btrfs.create.subvolume");
+                    failpoint::reach("btrfs.create.subvolume")?;
                     fs::set_permissions(path, PermissionsExt::from_mode(0o755))?;
                 }
                 Some(parent) => {
                     let read_only = layers.kind == Kind::View;
                     btrfs::snapshot(parent, path, read_only)
                         .context(|| "failed to snapshot subvolume")?;
-                    failpoint("btrfs.create.snapshot");
+                    failpoint::reach("btrfs.create.snapshot")?;
                 }
             }
         }

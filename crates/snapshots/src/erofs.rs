@@ -104,7 +104,7 @@ impl Driver for ErofsDriver {
 
     fn create(&self, layers: &Layers) -> Result<()> {
         tree::make_directory(&layers.directory, 0o700)?;
-        failpoint("erofs.create.directory");
+        failpoint::reach("erofs.create.directory")?;
         let own = upper(&layers.directory);
         if fs::symlink_metadata(&own).is_err() {
             tree::make_directory(&own, 0o755)?;
@@ -156,7 +156,7 @@ impl Driver for ErofsDriver {
         } else {
             let made = directory.join("layer.erofs.new");
             convert::convert(directory, &made, &self.scratch)?;
-            failpoint("erofs.seal.converted");
+            failpoint::reach("erofs.seal.converted")?;
             fs::rename(&made, &blob)?;
         }
         if self.options.enable_fsverity {
@@ -173,7 +173,7 @@ impl Driver for ErofsDriver {
         let directory = &layers.directory;
         fs::metadata(blob(directory)).context(|| "failed to find valid erofs layer blob")?;
         tree::remove(&image(directory))?;
-        failpoint("erofs.settle.image");
+        failpoint::reach("erofs.settle.image")?;
         tree::remove(&work(directory))?;
         tree::empty(&upper(directory))?;
         if self.options.set_immutable {
@@ -187,7 +187,7 @@ impl Driver for ErofsDriver {
         if blob.exists() {
             set_immutable(&blob, false);
         }
-        failpoint("erofs.remove.mutable");
+        failpoint::reach("erofs.remove.mutable")?;
         Ok(tree::remove(directory)?)
     }
 }

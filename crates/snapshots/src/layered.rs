@@ -253,16 +253,17 @@ impl<D: Driver> Shared<D> {
         let layers = self.layers(kind, id.get(), &parents, labels);
         let made = || {
             self.driver.create(&layers)?;
-            failpoint("snapshots.create.made");
+            failpoint::reach("snapshots.create.made")?;
             let mounts = self.driver.plan(&layers)?;
             self.meta.create(id.get(), kind, key, parent, labels)?;
-            failpoint("snapshots.create.recorded");
             Ok(mounts)
         };
-        made().map_err(|error: Error| {
+        let mounts = made().map_err(|error: Error| {
             self.discard(&layers.directory);
             error.context(context())
-        })
+        })?;
+        failpoint::reach("snapshots.create.recorded")?;
+        Ok(mounts)
     }
 
     /// The data is measured and made durable while others may use the database, and only if the
@@ -273,15 +274,15 @@ impl<D: Driver> Shared<D> {
         self.meta.admit_commit(name, key, options)?;
         let usage = self.driver.seal(&layers)?;
         tree::sync_directory(&self.directory)?;
-        failpoint("snapshots.commit.sealed");
+        failpoint::reach("snapshots.commit.sealed")?;
         self.meta.commit(name, key, usage, options)?;
-        failpoint("snapshots.commit.recorded");
+        failpoint::reach("snapshots.commit.recorded")?;
         layers.kind = Kind::Committed;
         if let Err(error) = self.driver.settle(&layers) {
             // It is committed: what is left is done when the snapshots are opened next.
             tracing::warn!(%error, name, "failed to settle committed snapshot");
         }
-        failpoint("snapshots.commit.settled");
+        failpoint::reach("snapshots.commit.settled")?;
         Ok(())
     }
 
@@ -298,7 +299,7 @@ impl<D: Driver> Shared<D> {
 
     fn remove(&self, key: &str) -> Result<()> {
         let id = self.meta.remove(key).context(|| format!("failed to remove snapshot {key}"))?;
-        failpoint("snapshots.remove.recorded");
+        failpoint::reach("snapshots.remove.recorded")?;
         if !self.remove_later {
             self.discard(&self.path(id));
         }
@@ -325,7 +326,7 @@ impl<D: Driver> Shared<D> {
             let id = name.to_str().and_then(|name| name.parse().ok());
             if !id.is_some_and(|id| known.contains(&id)) {
                 self.discard(&self.directory.join(name));
-                failpoint("snapshots.cleanup.removed");
+                failpoint::reach("snapshots.cleanup.removed")?;
             }
         }
         Ok(())

@@ -2,6 +2,7 @@
 use std::path::{Path, PathBuf};
 
 use mount::Mount;
+use sys::failpoint;
 use types::{Context, Result};
 
 use crate::{Driver, Kind, Layered, Layers, tree};
@@ -37,6 +38,7 @@ impl Driver for NativeDriver {
             (Kind::View, Some(_)) => Ok(()),
             (_, Some(parent)) => {
                 tree::copy(parent, &layers.directory).context(|| "copying of parent failed")?;
+                failpoint::reach("native.create.copied")?;
                 Ok(tree::sync_filesystem(&layers.directory)?)
             }
             (_, None) => Ok(tree::make_directory(&layers.directory, 0o755)?),

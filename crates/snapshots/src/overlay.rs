@@ -72,7 +72,7 @@ impl Driver for OverlayDriver {
 
     fn create(&self, layers: &Layers) -> Result<()> {
         tree::make_directory(&layers.directory, 0o700)?;
-        failpoint("overlayfs.create.directory");
+        failpoint::reach("overlayfs.create.directory")?;
         if layers.kind == Kind::Active {
             // Before there is anything below, which takes after it.
             self.projects.limit(&layers.directory, &layers.labels)?;
@@ -83,7 +83,7 @@ impl Driver for OverlayDriver {
             let parent = layers.parents.first().map(|parent| upper(parent));
             inherit(&own, parent.as_deref(), &layers.labels)?;
         }
-        failpoint("overlayfs.create.upper");
+        failpoint::reach("overlayfs.create.upper")?;
         if layers.kind == Kind::Active {
             tree::make_directory(&work(&layers.directory), 0o711)?;
         }
@@ -110,7 +110,7 @@ impl Driver for OverlayDriver {
 
     fn remove(&self, directory: &Path) -> Result<()> {
         self.projects.release(directory);
-        failpoint("overlayfs.remove.released");
+        failpoint::reach("overlayfs.remove.released")?;
         Ok(tree::remove(directory)?)
     }
 

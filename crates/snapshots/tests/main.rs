@@ -7,6 +7,7 @@
 mod cases {
     mod btrfs;
     mod carried;
+    mod crash;
     mod disk;
     mod erofs;
     mod leftovers;

@@ -1,71 +1,86 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Named points at which a test can make the process die as if it were killed.
+//! Places at which a test can have a program die, hang or fail.
 //!
-//! The environment variable `CONTAINERD_FAILPOINT` names one of them: `snapshots.commit.sealed` ends
-//! the process when it gets there, `snapshots.commit.sealed:3` when it gets there for the third time.
-//! Only builds with debug assertions know of this.
+//! A place has a name, and says when it is reached. A test arms it by a file of that name in the
+//! directory that [`DIRECTORY`] names; what the file says happens once, because whoever reaches the
+//! place takes the file away first:
+//!
+//! | in the file | what happens |
+//! |---|---|
+//! | `kill` | the process is killed, as by a power cut or the kernel's memory killer |
+//! | `hang` | the thread goes no further |
+//! | anything else | the step fails with that text |
+//!
+//! Programs that are built for release know nothing of it: there, a place is no code at all.
+use std::io;
 
-/// Ends the process without any cleaning up, if a test asked for it here.
-///
-/// It costs nothing in a release build, and a look at a value read once in any other.
-pub fn failpoint(name: &str) {
-    #[cfg(debug_assertions)]
-    armed::reached(name);
-    #[cfg(not(debug_assertions))]
-    let _ = name;
+/// The environment variable that names the directory. Programs pass it on to those they start.
+pub const DIRECTORY: &str = "CONTAINERD_FAILPOINTS";
+
+/// Does what a test has asked for at this place, which is nothing as a rule.
+#[cfg(not(debug_assertions))]
+#[inline(always)]
+pub fn reach(_: &str) -> io::Result<()> {
+    Ok(())
 }
 
+/// Does what a test has asked for at this place, which is nothing as a rule.
 #[cfg(debug_assertions)]
-mod armed {
-    use std::sync::{
-        OnceLock,
-        atomic::{AtomicU32, Ordering},
-    };
-
-    struct Armed {
-        name: String,
-        left: AtomicU32,
+pub fn reach(name: &str) -> io::Result<()> {
+    let Some(directory) = std::env::var_os(DIRECTORY) else { return Ok(()) };
+    let file = std::path::Path::new(&directory).join(name);
+    let Ok(action) = fs_err::read_to_string(&file) else { return Ok(()) };
+    // Several may come here at once: the one who takes the file away is meant.
+    if fs_err::remove_file(&file).is_err() {
+        return Ok(());
     }
+    match action.trim() {
+        "kill" => loop {
+            crate::kill::process(std::process::id(), libc::SIGKILL)?;
+        },
+        "hang" => loop {
+            std::thread::park();
+        },
+        text => Err(io::Error::other(text.to_owned())),
+    }
+}
 
-    pub(super) fn reached(name: &str) {
-        static ARMED: OnceLock<Option<Armed>> = OnceLock::new();
-        let armed = ARMED.get_or_init(|| {
-            std::env::var("CONTAINERD_FAILPOINT").ok().map(|text| {
-                let (name, count) = parse(&text);
-                Armed { name: name.to_owned(), left: AtomicU32::new(count) }
-            })
-        });
-        let Some(armed) = armed else { return };
-        if armed.name == name && armed.left.fetch_sub(1, Ordering::SeqCst) == 1 {
-            die();
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Plays the part of a program, in a process of its own, that reaches `test.place` twice.
+    #[test]
+    fn reaches_twice() {
+        if std::env::var_os("FAILPOINT_TEST").is_some() {
+            let said = reach("test.place").map_err(|error| error.to_string());
+            println!("first {said:?}, then {:?}", reach("test.place").is_ok());
         }
     }
 
-    /// A name, and at which time of getting there: the first unless it says otherwise.
-    pub(super) fn parse(text: &str) -> (&str, u32) {
-        match text.rsplit_once(':').map(|(name, count)| (name, count.parse())) {
-            Some((name, Ok(count))) if count > 0 => (name, count),
-            _ => (text, 1),
-        }
+    fn play(action: &str) -> crate::Output {
+        let dir = tempfile::tempdir().unwrap();
+        fs_err::write(dir.path().join("test.place"), action).unwrap();
+        fs_err::write(dir.path().join("test.other"), "kill").unwrap();
+        let played = crate::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "failpoint::tests::reaches_twice", "--nocapture"])
+            .env(DIRECTORY, dir.path())
+            .env("FAILPOINT_TEST", "1")
+            .output()
+            .unwrap();
+        assert!(!dir.path().join("test.place").exists() && dir.path().join("test.other").exists());
+        played
     }
 
-    /// As a kill -9 does it: no handler runs, no destructor, no core is written.
-    fn die() -> ! {
-        let pid = rustix::process::getpid();
-        _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-        std::process::abort()
+    #[test]
+    fn a_step_fails_once_with_what_the_file_says() {
+        let played = play("no luck\n");
+        let text = String::from_utf8_lossy(&played.stdout);
+        assert!(text.contains("first Err(\"no luck\"), then true"), "{text}");
     }
 
-    #[cfg(test)]
-    mod tests {
-        use super::*;
-
-        #[test]
-        fn a_point_is_named_with_or_without_a_count() {
-            assert_eq!(parse("a.b"), ("a.b", 1));
-            assert_eq!(parse("a.b:3"), ("a.b", 3));
-            assert_eq!(parse("a.b:0"), ("a.b:0", 1));
-            assert_eq!(parse("a:b"), ("a:b", 1));
-        }
+    #[test]
+    fn a_process_is_killed_where_it_is() {
+        assert_eq!(play("kill").exit, crate::Exit::Signal(9));
     }
 }

@@ -15,8 +15,10 @@
 //! `syncfs`, `eventfd`, `umask`, `prlimit`, `socket_peercred`, `set_name`, `set_child_subreaper`.
 #![deny(unsafe_op_in_unsafe_fn)]
 
+pub mod allocator;
 pub mod btrfs;
 pub mod errno;
+pub mod failpoint;
 pub mod fifo;
 pub mod inherited;
 pub mod kill;
@@ -33,11 +35,9 @@ pub mod verity;
 mod child;
 mod command;
 mod exit;
-mod failpoint;
 mod signals;
 
 pub use child::{Child, Output};
 pub use command::Command;
 pub use exit::Exit;
-pub use failpoint::failpoint;
 pub use signals::{Received, Signals};
