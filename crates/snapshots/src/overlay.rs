@@ -81,7 +81,11 @@ impl Driver for OverlayDriver {
         if fs_err::symlink_metadata(&own).is_err() {
             tree::make_directory(&own, 0o755)?;
             let parent = layers.parents.first().map(|parent| upper(parent));
-            inherit(&own, parent.as_deref(), &layers.labels)?;
+            // An overlay's own directory is not shifted by its mount; one that is bound is.
+            let bound = parent.is_none() && self.capabilities.contains(&Capability::RemapIds);
+            let labels = if bound { &Labels::new() } else { &layers.labels };
+            id_map::root(&layers.labels)?;
+            inherit(&own, parent.as_deref(), labels)?;
         }
         failpoint::reach("overlayfs.create.upper")?;
         if layers.kind == Kind::Active {
