@@ -48,6 +48,8 @@ pub(crate) fn run(reference: bool) -> Outcome {
     show::chapter("packages");
     let tools = ["runc", "crun", "docker-registry", "busybox-static", "containerd", "docker.io"];
     install::packages(&tools)?;
+    // Filesystems of all sorts, for the snapshotters.
+    install::packages(&["e2fsprogs", "xfsprogs", "btrfs-progs", "erofs-utils"])?;
     e2e::sweep();
     let steps = steps(reference);
     // Whatever a scenario that was killed could not clean up itself.
