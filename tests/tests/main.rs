@@ -8,6 +8,7 @@ mod docker;
 mod events;
 mod faults;
 mod hostile;
+mod hosts;
 mod images;
 mod keeping;
 mod leases;

@@ -21,14 +21,14 @@ use images::Flights;
 use metadata::{Backends, Collector, Db, Options, Scoped, Sharing};
 use runtime::Shims;
 use serde::Deserialize;
-use services::introspection::Plugin;
+use services::{introspection::Plugin, transfer::Registries};
 use snapshots::Snapshotter;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use types::{Context, Error, Platform, Result, Scope};
 
 use crate::{
-    Config,
+    Config, distribution,
     identity::{claim, identity},
     listeners::listen,
     notify,
@@ -62,6 +62,8 @@ pub(crate) struct Parts {
     pub(crate) scratch: PathBuf,
     /// What is being unpacked, by whomever it was asked for.
     pub(crate) flights: Flights,
+    /// How registries are reached.
+    pub(crate) registries: Registries,
 }
 
 impl Daemon {
@@ -165,7 +167,18 @@ impl Daemon {
         let remote = proxies.sandboxers.clone();
         let sandboxers = Sandboxers::open(config, &db, &exchange, &shims, remote)?;
         let (processors, flights) = (processors(config), Flights::default());
-        Ok(Parts { db, exchange, shims, sandboxers, proxies, processors, scratch, flights })
+        let registries = distribution::registries(config)?;
+        Ok(Parts {
+            db,
+            exchange,
+            shims,
+            sandboxers,
+            proxies,
+            processors,
+            scratch,
+            flights,
+            registries,
+        })
     }
 
     /// The metadata's policy keeps the name of Go's section.

@@ -62,6 +62,7 @@ pub(crate) fn grpc(
                 move |scope: &Scope| Ok(parts.client(scope))
             },
             streams,
+            parts.registries.clone(),
             limits,
         ))
         .add_service(containers::serve(with(&scoped, |it| Ok(it.containers())), limits))

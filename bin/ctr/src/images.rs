@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `ctr images`.
 mod check;
+mod hosts;
 mod inspect;
 mod list;
 mod mount;
@@ -37,6 +38,8 @@ pub(crate) enum Command {
     Pull(Box<pull::Pull>),
     /// Send an image to a registry
     Push(Box<push::Push>),
+    /// Tell where an image would be fetched from, and what each host says to that
+    Hosts(Box<hosts::Ask>),
     /// Delete images
     #[command(visible_aliases = ["del", "remove", "rm"])]
     Delete {
@@ -93,6 +96,7 @@ impl Command {
             Self::Unmount(detach) => detach.run(connection).await,
             Self::Pull(pull) => pull.run(connection).await,
             Self::Push(push) => push.run(connection).await,
+            Self::Hosts(ask) => ask.run().await,
             Self::Delete { sync, names } => delete(connection, &names, sync).await,
             Self::Tag { force, source, targets, .. } => {
                 tag(connection, &source, targets, force).await

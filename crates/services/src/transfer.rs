@@ -10,6 +10,7 @@
 //! What a client has to hear or to say meanwhile goes over streams that it has opened before:
 //! progress, and who it is to a registry.
 mod client;
+mod logs;
 mod progress;
 mod source;
 
@@ -32,17 +33,23 @@ use crate::call::{Limits, Reply, detached, limited, open, status};
 use crate::convert::{FromWire, present};
 use crate::streaming::Streams;
 use progress::Reporter;
+pub use source::Registries;
 use source::Source;
 
 /// The snapshotter where none is named (containerd `defaults/defaults_unix.go`).
 const SNAPSHOTTER: &str = "overlayfs";
 
 /// Serves transfers between what `find` finds for a scope and the world.
-pub fn serve<F>(find: F, streams: Streams, limits: Limits) -> TransferServer<Server<F>>
+pub fn serve<F>(
+    find: F,
+    streams: Streams,
+    registries: Registries,
+    limits: Limits,
+) -> TransferServer<Server<F>>
 where
     F: Fn(&Scope) -> Result<Client> + Send + Sync + 'static,
 {
-    limited!(TransferServer::new(Server { find, streams }), limits)
+    limited!(TransferServer::new(Server { find, streams, registries }), limits)
 }
 
 /// Puts transfers on the wire.
@@ -50,6 +57,7 @@ where
 pub struct Server<F> {
     find: F,
     streams: Streams,
+    registries: Registries,
 }
 
 #[tonic::async_trait]
@@ -70,7 +78,7 @@ where
             Some(reporter) => Arc::new(reporter.clone()),
             None => Arc::new(Silent),
         };
-        let source = plan.source(&scope, &self.streams).map_err(status)?;
+        let source = plan.source(&scope, &self.streams, &self.registries).map_err(status)?;
         let done = detached(async move {
             let outcome = plan.run(&client, source, progress).await;
             if let Some(reporter) = reporter {
@@ -113,10 +121,15 @@ impl Plan {
     }
 
     /// The registry that takes part, if one does.
-    fn source(&self, scope: &Scope, streams: &Streams) -> Result<Option<Source>> {
+    fn source(
+        &self,
+        scope: &Scope,
+        streams: &Streams,
+        registries: &Registries,
+    ) -> Result<Option<Source>> {
         match self {
             Self::Pull { from: registry, .. } | Self::Push { to: registry, .. } => {
-                Source::new(registry, scope, streams).map(Some)
+                Source::new(registry, scope, streams, registries).map(Some)
             }
             Self::Tag { .. } => Ok(None),
         }
@@ -166,7 +179,7 @@ async fn pull(
         unpack: unpacks(to.unpacks)?,
         discard_layers: false,
         labels: to.labels,
-        concurrency: 0,
+        concurrency: source.downloads(),
         progress: progress.clone(),
     };
     client.pull(&pull).await?;
@@ -202,7 +215,7 @@ async fn push(
         to: source.pusher()?,
         platforms: Vec::from_wire(from.platforms)?,
         non_distributable: false,
-        concurrency: 0,
+        concurrency: source.uploads(),
         progress,
     };
     client.push(&push).await

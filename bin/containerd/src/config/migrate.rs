@@ -35,7 +35,6 @@ const SHORT: &[(&str, &str)] = &[
     ("btrfs", "io.containerd.snapshotter.v1.btrfs"),
     ("devmapper", "io.containerd.snapshotter.v1.devmapper"),
     ("native", "io.containerd.snapshotter.v1.native"),
-    ("btrfs", "io.containerd.snapshotter.v1.btrfs"),
     ("erofs", "io.containerd.snapshotter.v1.erofs"),
     ("blockfile", "io.containerd.snapshotter.v1.blockfile"),
     ("overlayfs", "io.containerd.snapshotter.v1.overlayfs"),
