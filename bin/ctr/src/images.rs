@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `ctr images`.
 mod check;
+mod convert;
+mod export;
+mod import;
 mod inspect;
 mod list;
 mod mount;
@@ -29,6 +32,12 @@ pub(crate) enum Command {
         /// Filters, such as name==x
         filters: Vec<String>,
     },
+    /// Make an image otherwise
+    Convert(convert::Convert),
+    /// Export images into an archive
+    Export(export::Export),
+    /// Import images from an archive
+    Import(Box<import::Import>),
     /// Mount the filesystem of an image
     Mount(mount::Attach),
     /// Unmount the filesystem of an image
@@ -89,6 +98,9 @@ impl Command {
         match self {
             Self::Check(check) => check.run(connection).await,
             Self::List { quiet, filters } => list::run(connection, quiet, filters).await,
+            Self::Convert(convert) => convert.run(connection).await,
+            Self::Export(export) => export.run(connection).await,
+            Self::Import(import) => import.run(connection).await,
             Self::Mount(attach) => attach.run(connection).await,
             Self::Unmount(detach) => detach.run(connection).await,
             Self::Pull(pull) => pull.run(connection).await,

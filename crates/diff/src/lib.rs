@@ -31,6 +31,7 @@ mod inflate;
 mod media;
 mod names;
 mod processor;
+mod repack;
 mod root;
 mod stream;
 #[cfg(feature = "suite")]
@@ -47,7 +48,9 @@ use types::{Any, Descriptor, Labels, Result};
 
 pub use apply::{Applied, Options, Target, Whiteouts, apply, apply_to_mounts};
 pub use compare::compare;
+pub use inflate::packing;
 pub use processor::Processor;
+pub use repack::{Packing, Repacked, inflate, repack};
 pub use walking::Walking;
 
 /// The payload by which a differ is told that the mounts are of a snapshot which gets its parent only

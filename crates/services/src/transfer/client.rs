@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A transfer that a daemon does for us.
+mod archive;
+
 use std::{
     hash::{BuildHasher, Hasher, RandomState},
     sync::Arc,
@@ -20,6 +22,8 @@ use types::{Any, Descriptor, Labels, Platform, Result};
 use crate::call::{Peer, error};
 use crate::convert::{FromWire, ToWire, any};
 use crate::streaming::{self, Stream};
+
+pub use archive::{Imported, export, import};
 
 /// An image to be pulled by the daemon.
 #[derive(Clone)]
