@@ -23,6 +23,9 @@ for_each_daemon!(
 );
 
 only_ours!(
+    an_image_is_converted_and_runs,
+    a_blob_is_edited_into_another,
+    references_to_layers_are_let_go,
     their_client_and_ours_export_the_same_bytes,
     an_import_by_ourselves_is_the_same,
     layers_go_once_they_are_unpacked,
@@ -224,9 +227,13 @@ fn their_client_and_ours_export_the_same_bytes(world: &mut World) -> Outcome {
             let mut theirs = Command::new(parts::tool("ctr")?);
             theirs.args(export("theirs.tar")).envs(world.ctr.environment());
             run(theirs.current_dir(world.daemon.home()), PATIENCE)?.ok()?;
-            let [ours, theirs] =
-                ["ours.tar", "theirs.tar"].map(|name| fs_err::read(path(world, name)));
-            ensure!(ours? == theirs?, "archives of {image} with {flags:?} differ");
+            // Containerd 1.6 does not say in the index which repositories have an image; 2.x does.
+            let script = "for it in ours theirs; do rm -rf $it; mkdir $it; tar -C $it -xf $it.tar; \
+                          tar -tvf $it.tar | grep -v index.json > $it.list; \
+                          sed -E 's/,?\"containerd.io.distribution.source[^,}]*//' $it/index.json \
+                          > $it.index; rm $it/index.json; done; cmp ours.list theirs.list; \
+                          cmp ours.index theirs.index; diff -r ours theirs";
+            shell(world, script)?;
         }
     }
     Ok(())
@@ -268,4 +275,46 @@ fn a_wrong_blob_is_refused_and_leaves_nothing(world: &mut World) -> Outcome {
     let words = ["images", "import", "--base-name", "example.com/app", "layout.tar"];
     world.ctr.refused(words, &[layer, "unexpected commit digest"])?;
     assert_empty(world)
+}
+
+fn an_image_is_converted_and_runs(world: &mut World) -> Outcome {
+    let image = world.pull(&Image::three_layers()?.dialect(Dialect::Docker), NAME)?;
+    let other = "example.com/oci:zstd";
+    world.ctr.ok(["images", "convert", "--oci", "--zstd", &image, other])?;
+    let said = world.ctr.ok(["images", "inspect", other])?;
+    assert!(said.matches("tar+zstd").count() == 3 && !said.contains("vnd.docker"), "{said}");
+    let checked = world.ctr.lines(["images", "check", &format!("name=={other}")])?;
+    assert!(checked.last().is_some_and(|line| line.ends_with("true")), "{checked:?}");
+    world.ctr.ok(["images", "rm", "--sync", &image])?;
+    runs(world, other)?;
+    assert_eq!(store::blobs(world)?.len(), 5);
+    // Theirs makes the same of it, byte for byte.
+    let mut theirs = Command::new(parts::tool("ctr")?);
+    theirs.args(["images", "convert", "--uncompress", other, "example.com/theirs:1"]);
+    let theirs = run(theirs.envs(world.ctr.environment()), PATIENCE)?.ok()?;
+    let ours = world.ctr.ok(["images", "convert", "--uncompress", other, "example.com/ours:1"])?;
+    assert_eq!(ours, theirs);
+    Ok(())
+}
+
+fn a_blob_is_edited_into_another(world: &mut World) -> Outcome {
+    let packed = Image::three_layers()?.pack()?;
+    world.pull_packed(&packed, NAME)?;
+    let old = &packed.config.digest;
+    let words = ["content", "edit", "--validate", "--editor"];
+    let edit = |editor| words.into_iter().chain([editor, old.as_str()]);
+    let new = world.ctr.ok(edit("sed -i s/linux/plan9/"))?;
+    assert!(world.ctr.ok(["content", "get", new.trim()])?.contains("plan9"));
+    assert!(!world.ctr.ok(["content", "get", old])?.contains("plan9"));
+    world.ctr.refused(edit("sed -i s/{//"), &["not JSON"])?;
+    world.ctr.refused(edit("false"), &["nothing was stored"])
+}
+
+fn references_to_layers_are_let_go(world: &mut World) -> Outcome {
+    let image = world.pull(&Image::three_layers()?, NAME)?;
+    let said = world.ctr.lines(["content", "prune", "references", "--dry"])?;
+    assert_eq!((said.len(), store::blobs(world)?.len()), (3, 5));
+    world.ctr.ok(["content", "prune", "references"])?;
+    assert_eq!(store::blobs(world)?.len(), 2);
+    runs(world, &image)
 }
