@@ -25,6 +25,7 @@ for_each_daemon!(
 only_ours!(
     an_image_is_converted_and_runs,
     a_blob_is_edited_into_another,
+    what_a_container_changed_becomes_an_image,
     references_to_layers_are_let_go,
     their_client_and_ours_export_the_same_bytes,
     an_import_by_ourselves_is_the_same,
@@ -230,7 +231,7 @@ fn their_client_and_ours_export_the_same_bytes(world: &mut World) -> Outcome {
             // Containerd 1.6 does not say in the index which repositories have an image; 2.x does.
             let script = "for it in ours theirs; do rm -rf $it; mkdir $it; tar -C $it -xf $it.tar; \
                           tar -tvf $it.tar | grep -v index.json > $it.list; \
-                          sed -E 's/,?\"containerd.io.distribution.source[^,}]*//' $it/index.json \
+                          sed -E 's/\"containerd.io.distribution.source[^,}]*,?//' $it/index.json \
                           > $it.index; rm $it/index.json; done; cmp ours.list theirs.list; \
                           cmp ours.index theirs.index; diff -r ours theirs";
             shell(world, script)?;
@@ -317,4 +318,24 @@ fn references_to_layers_are_let_go(world: &mut World) -> Outcome {
     world.ctr.ok(["content", "prune", "references"])?;
     assert_eq!(store::blobs(world)?.len(), 2);
     runs(world, &image)
+}
+
+fn what_a_container_changed_becomes_an_image(world: &mut World) -> Outcome {
+    let image = world.busybox()?;
+    let id = world.id("maker");
+    world.ctr.ok(["run", &image, &id, "sh", "-c", "echo made > /made; rm /bin/yes"])?;
+    let package = |name| {
+        let words = ["images", "package", "--source-date-epoch", "1000000", "--cmd", "cat"];
+        world.ctr.ok(words.into_iter().chain(["--cmd", "/made", "--container", &id, name]))
+    };
+    let made = "example.com/made:1";
+    assert_eq!(package(made)?, package("example.com/again:1")?);
+    world.ctr.remove(&id)?;
+    assert_eq!(world.ctr.ok(["run", "--rm", made, &world.id("x")])?, "made\n");
+    let said = world.ctr.ok(["run", "--rm", made, &world.id("y"), "ls", "/bin"])?;
+    ensure!(!said.lines().any(|line| line == "yes"), "what was removed is there: {said}");
+    for name in [&image, made, "example.com/again:1"] {
+        world.ctr.ok(["images", "rm", "--sync", name])?;
+    }
+    assert_empty(world)
 }

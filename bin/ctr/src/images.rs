@@ -7,6 +7,7 @@ mod import;
 mod inspect;
 mod list;
 mod mount;
+mod package;
 mod pull;
 mod push;
 mod usage;
@@ -42,6 +43,8 @@ pub(crate) enum Command {
     Mount(mount::Attach),
     /// Unmount the filesystem of an image
     Unmount(mount::Detach),
+    /// Make an image of files
+    Package(Box<package::Package>),
     /// Fetch an image from a registry and make it ready to run
     Pull(Box<pull::Pull>),
     /// Send an image to a registry
@@ -103,6 +106,7 @@ impl Command {
             Self::Import(import) => import.run(connection).await,
             Self::Mount(attach) => attach.run(connection).await,
             Self::Unmount(detach) => detach.run(connection).await,
+            Self::Package(package) => package.run(connection).await,
             Self::Pull(pull) => pull.run(connection).await,
             Self::Push(push) => push.run(connection).await,
             Self::Delete { sync, names } => delete(connection, &names, sync).await,

@@ -192,7 +192,7 @@ impl Saved {
 }
 
 /// Reads a file, or the standard input, on a thread of its own.
-fn read(input: &str) -> Result<Bytestream> {
+pub(super) fn read(input: &str) -> Result<Bytestream> {
     let mut source: Box<dyn Read + Send> = match input {
         "-" => Box::new(std::io::stdin()),
         path => Box::new(fs_err::File::open(Path::new(path))?),

@@ -352,3 +352,61 @@ async fn a_bomb_of_nested_indexes_is_refused() {
     let files: Vec<_> = files.iter().map(|(name, data)| (name.as_str(), data.clone())).collect();
     refused(tar(&files), Kind::InvalidArgument, "nested too deep").await;
 }
+
+fn package(name: &str) -> client::Package {
+    let run = json!({ "Cmd": ["sh"], "Env": ["A=b"] });
+    client::Package {
+        name: name.into(),
+        platform: amd64(),
+        run: run.as_object().cloned().unwrap_or_default(),
+        epoch: Some(std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000)),
+        labels: Labels::new(),
+    }
+}
+
+#[tokio::test]
+async fn the_same_files_make_the_same_image_of_a_directory_and_unpack_to_it() {
+    let world = World::new().await;
+    let client = world.client();
+    let files = world.folder.path().join("files");
+    fs_err::create_dir_all(files.join("bin")).unwrap();
+    fs_err::write(files.join("bin/sh"), "shell").unwrap();
+    let make = async |name: &str| {
+        let from = client::Files::Directory(files.clone());
+        client.package(from, &package(name)).await.unwrap().target
+    };
+    let image = make("r.io/made:1").await;
+    assert_eq!(make("r.io/made:2").await, image);
+    world.db.collect().await.unwrap();
+    assert_eq!(world.blobs().await.len(), 3);
+    let unpack = as_named().unpack.remove(0);
+    let top = client.unpack(&image, &unpack).await.unwrap().unwrap();
+    let files = world.files("overlay", &top).await;
+    assert_eq!(files.keys().collect::<Vec<_>>(), ["bin", "bin/sh"]);
+    assert!(files["bin/sh"].starts_with("100644 0:0 1000000 shell"), "{}", files["bin/sh"]);
+    let record = client.images.get("r.io/made:1").await.unwrap();
+    let config = client.image_config(&record, &amd64()).await.unwrap();
+    assert_eq!((config.run.cmd, config.run.env), (vec!["sh".into()], vec!["A=b".into()]));
+    assert_eq!(config.created.as_deref(), Some("1970-01-12T13:46:40Z"));
+}
+
+#[tokio::test]
+async fn an_archive_becomes_the_layer_of_an_image() {
+    let world = World::new().await;
+    let client = world.client();
+    let data = layer(&[dir("a", 0o755), file("a/b", "packed")]);
+    let source = || stream::iter([Ok(Bytes::from(data.clone()))]).boxed();
+    let image = client.package(client::Files::Archive(source()), &package("r.io/a:1")).await;
+    let image = image.unwrap();
+    let config = client.image_config(&image, &amd64()).await.unwrap();
+    assert_eq!(config.root_fs.diff_ids, [Digest::of(&data)]);
+    world.db.collect().await.unwrap();
+    assert_eq!(world.blobs().await.len(), 3, "the plain archive is not kept");
+    let unpack = as_named().unpack.remove(0);
+    client.unpack(&image.target, &unpack).await.unwrap();
+    assert_eq!(world.files("overlay", &Digest::of(&data)).await.len(), 2);
+    let broken = stream::iter([Err(types::Error::unavailable("cut"))]).boxed();
+    let error = client.package(client::Files::Archive(broken), &package("r.io/b:1")).await;
+    assert_eq!(error.unwrap_err().kind(), Kind::Unavailable);
+    assert!(client.images.get("r.io/b:1").await.unwrap_err().is_not_found());
+}
