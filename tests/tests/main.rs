@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The scenarios: claims, played on the distribution's containerd first and then on ours.
 
+mod archives;
 mod codes;
 mod content;
 mod daemon;
