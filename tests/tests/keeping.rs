@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use e2e::{Context, Outcome, PATIENCE, World, ensure, for_each_daemon, only_ours, wait};
 
-
-for_each_daemon!(a_container_that_is_to_run_is_started_again, a_container_that_is_to_stop_is_stopped);
+for_each_daemon!(
+    a_container_that_is_to_run_is_started_again,
+    a_container_that_is_to_stop_is_stopped
+);
 only_ours!(a_container_that_fails_is_started_again_so_often, what_was_stopped_on_purpose_stays_so);
 
 const STATUS: &str = "containerd.io/restart.status=running";

@@ -5,7 +5,6 @@
 use e2e::{Context, Outcome, PATIENCE, World, ensure, only_ours, procfs, wait};
 use serde_json::Value;
 
-
 only_ours!(
     a_sandbox_that_is_a_shim_is_run_and_removed,
     a_container_is_made_in_the_shim_of_its_sandbox,
@@ -50,7 +49,8 @@ fn a_sandbox_that_is_a_shim_is_run_and_removed(world: &mut World) -> Outcome {
     ensure!(lines[1].starts_with(&id) && lines[1].contains("io.containerd.runc.v2"), "{lines:?}");
     assert_eq!(world.ctr.lines(["tasks", "ls", "-q"])?, Vec::<String>::new());
     remove(world, &id)?;
-    let text = listener.wait_for("/sandboxes/exit", PATIENCE, |it| it.contains("/sandboxes/exit"))?;
+    let text =
+        listener.wait_for("/sandboxes/exit", PATIENCE, |it| it.contains("/sandboxes/exit"))?;
     let at = |topic| text.find(topic).context(format!("{topic} in {text}"));
     ensure!(at("/sandboxes/create")? < at("/sandboxes/start")?, "{text}");
     ensure!(at("/sandboxes/start")? < at("/sandboxes/exit")?, "{text}");
@@ -63,7 +63,10 @@ fn a_container_is_made_in_the_shim_of_its_sandbox(world: &mut World) -> Outcome 
     let id = world.id("web");
     world.ctr.ok(["run", "-d", "--null-io", "--sandbox", &pod, &image, &id, "sleep", "1000"])?;
     assert_eq!(world.daemon.estate().shims().len(), 1);
-    assert_eq!(world.ctr.ok(["tasks", "exec", "--exec-id", &world.id("e"), &id, "echo", "hi"])?, "hi\n");
+    assert_eq!(
+        world.ctr.ok(["tasks", "exec", "--exec-id", &world.id("e"), &id, "echo", "hi"])?,
+        "hi\n"
+    );
     world.ctr.remove(&id)?;
     // The shim is the sandbox's: it stays.
     assert_ready(world, &pod)?;
@@ -80,7 +83,9 @@ fn a_sandbox_takes_its_containers_along(world: &mut World) -> Outcome {
     let id = world.id("web");
     world.ctr.ok(["run", "-d", "--null-io", "--sandbox", &pod, &image, &id, "sleep", "1000"])?;
     remove(world, &pod)?;
-    wait::until("the end of the task", PATIENCE, || Ok(world.ctr.state(&id)?.is_none().then_some(())))?;
+    wait::until("the end of the task", PATIENCE, || {
+        Ok(world.ctr.state(&id)?.is_none().then_some(()))
+    })?;
     world.ctr.ok(["containers", "rm", &id])?;
     Ok(())
 }
@@ -112,7 +117,17 @@ fn a_sandbox_outlives_its_daemon(world: &mut World) -> Outcome {
         let pod = sandbox(world, sandboxer)?;
         let pid = assert_ready(world, &pod)?;
         let id = world.id("web");
-        world.ctr.ok(["run", "-d", "--null-io", "--sandbox", &pod, &image, &id, "sleep", "1000"])?;
+        world.ctr.ok([
+            "run",
+            "-d",
+            "--null-io",
+            "--sandbox",
+            &pod,
+            &image,
+            &id,
+            "sleep",
+            "1000",
+        ])?;
         world.daemon.kill9()?;
         world.daemon.restart()?;
         assert_eq!(assert_ready(world, &pod)?, pid);
