@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use content::{Local, Store};
 use events::Exchange;
-use snapshots::Snapshotter;
 use types::Result;
 
 use crate::registry::{Part, Registry};
@@ -27,6 +26,7 @@ pub(crate) mod kinds {
     pub(crate) const POD_SANDBOX: &str = "io.containerd.podsandbox.controller.v1";
     pub(crate) const SANDBOX_STORE: &str = "io.containerd.sandbox.store.v1";
     pub(crate) const CONTAINER_MONITOR: &str = "io.containerd.monitor.container.v1";
+    pub(crate) const SERVICE: &str = "io.containerd.service.v1";
     pub(crate) const GRPC: &str = "io.containerd.grpc.v1";
     pub(crate) const TTRPC: &str = "io.containerd.ttrpc.v1";
 }
@@ -45,6 +45,7 @@ pub(crate) const FIXED: &[(&str, &str)] = &[
     (kinds::GC, "scheduler"),
     (kinds::RUNTIME, "task"),
     (kinds::DIFFER, "walking"),
+    (kinds::SERVICE, "diff-service"),
     (kinds::LEASE, "manager"),
     (kinds::TRANSFER, "local"),
     (kinds::STREAMING, "manager"),

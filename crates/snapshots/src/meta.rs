@@ -5,6 +5,7 @@
 //! change is one transaction and durable when the call returns; reads have a connection of their own
 //! and wait for no change.
 mod fault;
+mod go;
 mod row;
 mod schema;
 

@@ -74,15 +74,12 @@ impl Removals {
     ) -> Swept {
         let patience =
             if self.slot(backend, |slot| slot.is_late) { Duration::ZERO } else { patience };
-        match tokio::time::timeout(patience, sweeping).await {
-            Ok(swept) => swept,
-            Err(_) => {
-                self.slot(backend, |slot| slot.is_late = true);
-                let name = backend.name();
-                let failures = vec![format!("backend {name:?} is still removing")];
-                Swept { failures, took: patience }
-            }
+        if let Ok(swept) = tokio::time::timeout(patience, sweeping).await {
+            return swept;
         }
+        self.slot(backend, |slot| slot.is_late = true);
+        let failures = vec![format!("backend {:?} is still removing", backend.name())];
+        Swept { failures, took: patience }
     }
 
     fn slot<T>(&self, backend: &Backend, look: impl FnOnce(&mut Slot) -> T) -> T {

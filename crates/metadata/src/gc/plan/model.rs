@@ -25,6 +25,7 @@ fn kind() -> impl Strategy<Value = Kind> {
         4 => Just(Kind::Content),
         3 => Just(Kind::Image),
         1 => Just(Kind::Ingest),
+        1 => Just(Kind::Sandbox),
         2 => Just(Kind::Lease),
         4 => prop_oneof![Just("overlayfs"), Just("native")]
             .prop_map(|name| Kind::Snapshot(Arc::from(name))),
@@ -86,7 +87,7 @@ fn entry() -> impl Strategy<Value = Entry> {
         let own = |kind: Kind, key: usize| Node::new(&node.namespace, kind, key.to_string());
         let first = held.first().map_or(0, |(_, key)| *key);
         let refs = match &node.kind {
-            Kind::Content => vec![],
+            Kind::Content | Kind::Sandbox => vec![],
             Kind::Image | Kind::Ingest => vec![own(Kind::Content, first)],
             Kind::Container => vec![own(Kind::Snapshot("overlayfs".into()), first)],
             // Parents have greater numbers: there are no circles of them.
@@ -101,7 +102,7 @@ fn entry() -> impl Strategy<Value = Entry> {
             Kind::Lease => held.iter().map(|(kind, key)| own(kind.clone(), *key)).collect(),
         };
         let stay = match node.kind {
-            Kind::Container => Stay::Yes,
+            Kind::Container | Kind::Sandbox => Stay::Yes,
             Kind::Ingest if later => Stay::Until(now() + Duration::from_hours(1)),
             Kind::Ingest => Stay::Until(now() - Duration::from_hours(1)),
             _ => Stay::No,
@@ -167,7 +168,7 @@ fn is_attached(to: &Entry, from: &Node, entries: &[Entry]) -> bool {
     let holds = match when {
         "usedat<1h" => hours < 1.0,
         "usedat>1h" => hours > 1.0,
-        _ => hours < 2.0 || hours > 9.0,
+        _ => !(2.0..=9.0).contains(&hours),
     };
     key == to.node.key && holds
 }
@@ -177,7 +178,7 @@ fn kept(entries: &[Entry]) -> BTreeSet<(Node, bool)> {
     let mut kept = BTreeSet::new();
     for entry in entries {
         let is_root = match (&entry.node.kind, entry.stay) {
-            (Kind::Container, _) => true,
+            (Kind::Container | Kind::Sandbox, _) => true,
             (Kind::Image | Kind::Lease, _) => !is_expired(entry),
             (Kind::Ingest, Stay::Until(time)) => time >= now(),
             (Kind::Content | Kind::Snapshot(_), _) => has(entry, "root"),
