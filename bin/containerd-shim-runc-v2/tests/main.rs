@@ -8,11 +8,15 @@
 mod cases {
     mod bundle;
     mod daemon;
+    mod deaths;
     mod debian;
     mod driver;
     mod errors;
     mod groups;
+    mod growth;
     mod life;
     mod programs;
+    mod runtimes;
     mod streams;
+    mod unified;
 }

@@ -11,7 +11,7 @@ use futures_util::{FutureExt, future::BoxFuture};
 use services::{
     Limits, containers, content, diff, events, health, images,
     introspection::{self, Identity, Plugin},
-    leases, namespaces, snapshots,
+    leases, namespaces, sandboxers, sandboxes, snapshots,
     streaming::{self, Streams},
     tasks, transfer,
     version::{self, Version},
@@ -52,7 +52,7 @@ pub(crate) fn grpc(
             revision: crate::revision().to_owned(),
         }))
         .add_service(health::serve())
-        .add_service(introspection::serve(identity, plugins, limits))
+        .add_service(introspection::serve(identity, plugins, inspect(parts), limits))
         .add_service(namespaces::serve(parts.db.namespaces(), limits))
         .add_service(events::serve(parts.exchange.clone(), limits))
         .add_service(streaming::serve(streams.clone(), limits))
@@ -62,11 +62,20 @@ pub(crate) fn grpc(
                 move |scope: &Scope| Ok(parts.client(scope))
             },
             streams,
+            parts.registries.clone(),
             limits,
         ))
         .add_service(containers::serve(with(&scoped, |it| Ok(it.containers())), limits))
         .add_service(images::serve(with(&scoped, |it| Ok(it.images())), limits))
         .add_service(leases::serve(with(&scoped, |it| Ok(it.leases())), limits))
+        .add_service(sandboxes::serve(with(&scoped, |it| Ok(it.sandboxes())), limits))
+        .add_service(sandboxers::serve(
+            {
+                let sandboxers = parts.sandboxers.clone();
+                move |scope: &Scope, name: &str| sandboxers.controller(scope, name)
+            },
+            limits,
+        ))
         .add_service(content::serve(with(&scoped, |it| Ok(it.content())), limits))
         .add_service(diff::serve(
             {
@@ -87,6 +96,14 @@ pub(crate) fn grpc(
             limits,
         ));
     Rim { routes: routes.routes() }
+}
+
+fn inspect(parts: &Parts) -> Arc<introspection::Inspect> {
+    let shims = parts.shims.clone();
+    Arc::new(move |runtime, options| {
+        let shims = shims.clone();
+        async move { shims.info(&runtime, options.as_ref()).await }.boxed()
+    })
 }
 
 /// Finds a part of what a scope may see.

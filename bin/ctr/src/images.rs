@@ -3,6 +3,7 @@
 mod check;
 mod convert;
 mod export;
+mod hosts;
 mod import;
 mod inspect;
 mod list;
@@ -49,6 +50,8 @@ pub(crate) enum Command {
     Pull(Box<pull::Pull>),
     /// Send an image to a registry
     Push(Box<push::Push>),
+    /// Tell where an image would be fetched from, and what each host says to that
+    Hosts(Box<hosts::Ask>),
     /// Delete images
     #[command(visible_aliases = ["del", "remove", "rm"])]
     Delete {
@@ -109,6 +112,7 @@ impl Command {
             Self::Package(package) => package.run(connection).await,
             Self::Pull(pull) => pull.run(connection).await,
             Self::Push(push) => push.run(connection).await,
+            Self::Hosts(ask) => ask.run().await,
             Self::Delete { sync, names } => delete(connection, &names, sync).await,
             Self::Tag { force, source, targets, .. } => {
                 tag(connection, &source, targets, force).await

@@ -7,6 +7,7 @@ mod access;
 mod connection;
 mod containers;
 mod content;
+mod deprecations;
 mod events;
 mod follow;
 mod images;
@@ -19,6 +20,8 @@ mod output;
 mod plugins;
 mod progress;
 mod run;
+mod sandboxes;
+mod shim;
 mod signals;
 mod snapshots;
 mod stdio;
@@ -109,6 +112,14 @@ enum Command {
     /// Manage leases
     #[command(subcommand)]
     Leases(leases::Command),
+    /// Manage sandboxes
+    #[command(subcommand, visible_aliases = ["sandbox", "sb", "s"])]
+    Sandboxes(sandboxes::Command),
+    /// See which deprecated things are used
+    #[command(subcommand)]
+    Deprecations(deprecations::Command),
+    /// Speak to a shim itself, and not to the daemon
+    Shim(shim::Shim),
     /// Print events as they happen
     #[command(visible_aliases = ["event", "e"])]
     Events(events::Command),
@@ -166,6 +177,9 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Containers(command) => command.run(&connection).await,
         Command::Snapshots(command) => command.run(&connection).await,
         Command::Leases(command) => command.run(&connection).await,
+        Command::Sandboxes(command) => command.run(&connection).await,
+        Command::Deprecations(command) => command.run(&connection).await,
+        Command::Shim(command) => command.run(&connection).await,
         Command::Events(command) => command.run(&connection).await,
     };
     done.map(|()| ExitCode::SUCCESS)
@@ -206,6 +220,10 @@ mod tests {
             "ns c x a=b",
             "leases create --id x",
             "plugins ls -d",
+            "plugins inspect-runtime --runtime io.containerd.runc.v2",
+            "sandbox run --runtime io.containerd.runc.v2 x",
+            "sb rm -f x",
+            "deprecations list --format json",
             "event topic==/x",
         ] {
             let words = ["ctr"].into_iter().chain(line.split(' '));

@@ -45,6 +45,7 @@
 
 mod db;
 mod gc;
+mod go;
 mod holds;
 mod labels;
 mod scoped;
@@ -52,7 +53,7 @@ mod scoped;
 pub use gc::{Collector, Removed, Schedule, Stats};
 pub use scoped::Scoped;
 
-use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use ::content::Store;
 use ::events::Publisher;
@@ -79,12 +80,29 @@ pub enum Sharing {
 }
 
 /// How a database behaves.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Options {
     /// Whether namespaces share content.
     pub sharing: Sharing,
     /// Where what happened is told.
     pub publisher: Option<Arc<dyn Publisher>>,
+    /// How long a collection waits for a backend to remove what is garbage. One that takes longer
+    /// goes on by itself.
+    pub patience: Duration,
+    /// Where Go's containerd kept its metadata in the same root. A new database takes over what it
+    /// finds there, so that the first collection does not take the backends' contents for garbage.
+    pub take_over: Option<PathBuf>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            sharing: Sharing::default(),
+            publisher: None,
+            patience: Duration::from_mins(1),
+            take_over: None,
+        }
+    }
 }
 
 /// What keeps the bytes: stores with flat keys, which nobody else changes.
@@ -110,6 +128,7 @@ struct Shared {
     backends: Backends,
     sharing: Sharing,
     turns: Turns,
+    patience: Duration,
 }
 
 impl Db {
@@ -127,11 +146,20 @@ impl Db {
         options: Options,
     ) -> Result<Self> {
         let path = path.into();
-        let opened = spawn_blocking(move || File::open(&path)).await;
+        let take_over = options.take_over;
+        let opened = spawn_blocking(move || {
+            let (file, mut connection) = File::open(&path)?;
+            if let Some(go) = take_over {
+                go::take_over(&mut connection, &go)?;
+            }
+            Ok::<_, Error>((file, connection))
+        })
+        .await;
         let (file, connection) = opened.map_err(|e| Error::caused(Kind::Internal, "open", e))??;
         let signals = Arc::new(Signals::default());
         signals.pressure().dirty = backends.all().collect();
-        let writer = Writer::start(connection, Arc::clone(&signals), options.publisher)?;
+        let writer =
+            Writer::start((connection, file.log()?), Arc::clone(&signals), options.publisher)?;
         let db = Self {
             shared: Arc::new(Shared {
                 readers: Arc::new(Readers::new(file)),
@@ -141,6 +169,7 @@ impl Db {
                 backends,
                 sharing: options.sharing,
                 turns: Turns::default(),
+                patience: options.patience,
             }),
         };
         scoped::recover(&db).await?;
@@ -170,6 +199,15 @@ impl Db {
         gc::collect(self).await
     }
 
+    /// Copies the database as it is now into a new file at `path`, while readers and writers go on.
+    /// The copy can be opened in place of the original, over the same backends.
+    ///
+    /// Errors: `AlreadyExists` when there is such a file.
+    pub async fn back_up(&self, path: impl Into<PathBuf>) -> Result<()> {
+        let path = path.into();
+        self.read(move |connection| Ok(db::back_up(connection, &path)?)).await
+    }
+
     /// Reads one state of the database, on a blocking thread.
     async fn read<T: Send + 'static>(
         &self,
@@ -184,6 +222,24 @@ impl Db {
         work: impl FnOnce(&Tx<'_>) -> Outcome<T> + Send + 'static,
     ) -> Result<T> {
         self.shared.writer.write(work).await
+    }
+
+    /// Writes, and answers when that can be read. It is on disk with the next [`Db::sync`].
+    async fn write_lazily<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Tx<'_>) -> Outcome<T> + Send + 'static,
+    ) -> Result<T> {
+        self.shared.writer.write_lazily(work).await
+    }
+
+    /// Answers when all that was written is on disk. Something has to change for that.
+    async fn sync(&self) -> Result<()> {
+        self.write(|tx| {
+            tx.quiet();
+            tx.execute("UPDATE state SET value = value + 1 WHERE name = 'sequence'", [])?;
+            Ok(())
+        })
+        .await
     }
 
     /// Carries `work` through, also when nobody waits for it any more.

@@ -6,6 +6,7 @@
 // tests too.
 #[cfg(test)]
 mod cases {
+    mod backup;
     mod collecting;
     mod content;
     mod crash;
@@ -13,7 +14,9 @@ mod cases {
     mod leases;
     mod pace;
     mod records;
+    mod rescue;
     mod snapshots;
+    mod stuck;
     mod suites;
     mod torture;
     mod world;

@@ -19,9 +19,9 @@ use crate::{bytes, client, fetch, layer, options, reference};
 const REGISTRY: &str = "/usr/bin/docker-registry";
 
 /// A real registry. It ends with its owner.
-struct Docker {
-    host: String,
-    folder: TempDir,
+pub(crate) struct Docker {
+    pub(crate) host: String,
+    pub(crate) folder: TempDir,
     child: Child,
 }
 
@@ -32,7 +32,13 @@ impl Drop for Docker {
     }
 }
 
-fn docker(tls: bool) -> Option<Docker> {
+pub(crate) fn docker(tls: bool) -> Option<Docker> {
+    docker_with(tls, "")
+}
+
+/// A registry with further sections in its config, in which `FOLDER` is a folder of its own that
+/// has a certificate and its key.
+pub(crate) fn docker_with(tls: bool, sections: &str) -> Option<Docker> {
     if !Path::new(REGISTRY).exists() {
         eprintln!("SKIPPED: {REGISTRY} is not installed");
         return None;
@@ -42,13 +48,16 @@ fn docker(tls: bool) -> Option<Docker> {
     let host = format!("127.0.0.1:{port}");
     let path = folder.path().display();
     let mut secure = String::new();
-    if tls {
+    if tls || !sections.is_empty() {
         certificate(folder.path())?;
+    }
+    if tls {
         secure = format!("  tls: {{certificate: {path}/cert.pem, key: {path}/key.pem}}\n");
     }
     let config = format!(
         "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {path}/data}}}}\n\
-         http:\n  addr: {host}\n{secure}"
+         http:\n  addr: {host}\n{secure}{}",
+        sections.replace("FOLDER", &path.to_string())
     );
     let file = folder.path().join("config.yml");
     fs_err::write(&file, config).unwrap();
@@ -70,7 +79,7 @@ fn docker(tls: bool) -> Option<Docker> {
 /// A certificate for loopback, signed by itself.
 fn certificate(folder: &Path) -> Option<()> {
     let made = Command::new("openssl")
-        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"])
+        .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes"])
         .args(["-keyout", "key.pem", "-out", "cert.pem", "-days", "2", "-subj", "/CN=test"])
         .args(["-addext", "subjectAltName=IP:127.0.0.1"])
         .current_dir(folder)
@@ -92,7 +101,11 @@ async fn push(registry: &Registry, name: &str, what: &Descriptor, data: &[u8]) {
 }
 
 /// Pushes an image of one layer and returns its manifest and the layer.
-async fn push_image(registry: &Registry, name: &str, data: &[u8]) -> (Descriptor, String) {
+pub(crate) async fn push_image(
+    registry: &Registry,
+    name: &str,
+    data: &[u8],
+) -> (Descriptor, String) {
     let (config, what) = (b"{}", layer(data));
     push(registry, name, &what, data).await;
     push(registry, name, &Descriptor::new(media_types::CONFIG, Digest::of(config), 2), config)

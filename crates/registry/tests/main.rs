@@ -2,11 +2,17 @@
 //! Registries of two sorts: one that does what a test says, and Debian's docker-registry.
 #![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
 mod access;
+mod chunks;
 mod docker;
 mod fake;
 mod faults;
+mod mirrors;
+mod parts;
+mod proxies;
 mod pushing;
+mod referring;
 mod resolving;
+mod tokens;
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,6 +29,7 @@ fn options() -> Options {
             reply: Duration::from_secs(2),
             idle: Duration::from_millis(300),
             commit: Duration::from_secs(2),
+            ..Timeouts::default()
         },
         ..Options::default()
     }
@@ -33,7 +40,7 @@ fn client() -> Registry {
 }
 
 fn client_as(username: &str, secret: &str) -> Registry {
-    let credential = Credential { username: username.into(), secret: secret.into() };
+    let credential = Credential::new(username, secret);
     let credentials = Arc::new(move |_: &str| Some(credential.clone()));
     Registry::new(Options { credentials, ..options() })
 }

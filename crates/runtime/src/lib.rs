@@ -12,7 +12,9 @@
 //! ```
 mod binary;
 mod bundle;
+mod info;
 mod log;
+pub mod sandbox;
 mod shim;
 mod shims;
 mod table;
@@ -20,7 +22,9 @@ mod tasks;
 
 use std::time::SystemTime;
 
-pub use shims::{Config, Shims, Timeouts};
+pub use info::RuntimeInfo;
+pub use sandbox::Endpoint;
+pub use shims::{Config, FindSandbox, Shims, Timeouts};
 
 use async_trait::async_trait;
 use mount::Mount;
@@ -55,6 +59,9 @@ pub struct Create {
     pub options: Option<Any>,
     /// The shim to use, in place of the one that the container's runtime names; empty for that one.
     pub runtime_path: String,
+    /// Who serves the task in place of a shim of its own, such as the container's sandbox; where
+    /// that is known from the container, nothing need be said.
+    pub endpoint: Option<Endpoint>,
 }
 
 /// Asks for another process in a task.

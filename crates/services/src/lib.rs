@@ -24,6 +24,8 @@ pub mod images;
 pub mod introspection;
 pub mod leases;
 pub mod namespaces;
+pub mod sandboxers;
+pub mod sandboxes;
 pub mod snapshots;
 pub mod streaming;
 pub mod tasks;
@@ -33,4 +35,4 @@ pub mod version;
 mod remote;
 
 pub use call::{Limits, Peer, error, peer, status};
-pub use remote::{connect, dial};
+pub use remote::{connect, dial, dial_lazily};

@@ -15,6 +15,7 @@
 //! progress, and who it is to a registry.
 mod archive;
 mod client;
+mod logs;
 mod progress;
 mod source;
 
@@ -37,17 +38,23 @@ use crate::call::{Limits, Reply, detached, limited, open, status};
 use crate::convert::{FromWire, present};
 use crate::streaming::{Stream, Streams};
 use progress::Reporter;
+pub use source::Registries;
 use source::Source;
 
 /// The snapshotter where none is named (containerd `defaults/defaults_unix.go`).
 const SNAPSHOTTER: &str = "overlayfs";
 
 /// Serves transfers between what `find` finds for a scope and the world.
-pub fn serve<F>(find: F, streams: Streams, limits: Limits) -> TransferServer<Server<F>>
+pub fn serve<F>(
+    find: F,
+    streams: Streams,
+    registries: Registries,
+    limits: Limits,
+) -> TransferServer<Server<F>>
 where
     F: Fn(&Scope) -> Result<Client> + Send + Sync + 'static,
 {
-    limited!(TransferServer::new(Server { find, streams }), limits)
+    limited!(TransferServer::new(Server { find, streams, registries }), limits)
 }
 
 /// Puts transfers on the wire.
@@ -55,6 +62,7 @@ where
 pub struct Server<F> {
     find: F,
     streams: Streams,
+    registries: Registries,
 }
 
 #[tonic::async_trait]
@@ -75,7 +83,7 @@ where
             Some(reporter) => Arc::new(reporter.clone()),
             None => Arc::new(Silent),
         };
-        let ends = plan.ends(&scope, &self.streams).map_err(status)?;
+        let ends = plan.ends(&scope, &self.streams, &self.registries).map_err(status)?;
         let done = detached(async move {
             let outcome = plan.run(&client, ends, progress).await;
             if let Some(reporter) = reporter {
@@ -140,11 +148,11 @@ impl Plan {
     }
 
     /// The registry or the streams that take part.
-    fn ends(&self, scope: &Scope, streams: &Streams) -> Result<Ends> {
+    fn ends(&self, scope: &Scope, streams: &Streams, registries: &Registries) -> Result<Ends> {
         let take = |id: &str| streams.take(scope.namespace(), id);
         match self {
             Self::Pull { from: registry, .. } | Self::Push { to: registry, .. } => {
-                Source::new(registry, scope, streams).map(Ends::Registry)
+                Source::new(registry, scope, streams, registries).map(Ends::Registry)
             }
             Self::Import { from, .. } => Ok(Ends::One(take(&from.stream)?)),
             Self::Export { to, .. } => Ok(Ends::One(take(&to.stream)?)),
@@ -199,7 +207,7 @@ async fn pull(
         unpack: unpacks(to.unpacks)?,
         discard_layers: false,
         labels: to.labels,
-        concurrency: 0,
+        concurrency: source.downloads(),
         progress: progress.clone(),
     };
     client.pull(&pull).await?;
@@ -235,7 +243,7 @@ async fn push(
         to: source.pusher()?,
         platforms: Vec::from_wire(from.platforms)?,
         non_distributable: false,
-        concurrency: 0,
+        concurrency: source.uploads(),
         progress,
     };
     client.push(&push).await
