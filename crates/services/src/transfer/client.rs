@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A transfer that a daemon does for us.
+mod archive;
+
 use std::{
     hash::{BuildHasher, Hasher, RandomState},
     sync::Arc,
@@ -21,6 +23,8 @@ use types::{Any, Descriptor, Labels, Platform, Result};
 use crate::call::{Peer, error};
 use crate::convert::{FromWire, ToWire, any};
 use crate::streaming::{self, Stream};
+
+pub use archive::{Imported, export, import};
 
 /// How many bytes of a log may be on their way.
 const WINDOW: i32 = 64 << 10;
