@@ -121,7 +121,7 @@ fn requests_are_dumped_without_secrets(world: &mut World) -> Outcome {
     registry.auth(Auth::Basic("me", "secret"));
     let folder = folder(world, &mirror(&registry))?;
     let output = world.ctr.run(pull(&folder, &["--http-dump", "--user", "me:secret"]))?;
-    let said = output.stderr.clone();
+    let said = &output.stderr;
     ensure!(output.status.success(), "{said}");
     ensure!(said.contains("/v2/tools/a/manifests/1?ns=registry.example"), "{said}");
     ensure!(said.contains("> authorization: [redacted]"), "{said}");

@@ -356,6 +356,8 @@ impl Owner {
     async fn exited(&mut self, exec_id: &str, exited: Exited) {
         // What happened has happened: at this place a shim can only be killed.
         drop(failpoint::reach("shim.exit.seen"));
+        // Why it has ended is told before that it has.
+        self.oom.tell(&self.handle.id, &self.context.publisher);
         if exec_id.is_empty() {
             if !self.ends_together {
                 self.kill_the_rest().await;
@@ -380,7 +382,6 @@ impl Owner {
         {
             warn!(error = %failure.plain(), "resuming exited container from paused state");
         }
-        self.oom.tell(&self.handle.id, &self.context.publisher);
         self.init.ended(exited.into());
         let (id, pid) = (self.handle.id.clone(), self.init.facts().pid);
         self.tell_exit(id, pid, exited.into());

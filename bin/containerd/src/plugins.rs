@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use content::{Local, Store};
 use events::Exchange;
-use snapshots::Snapshotter;
 use types::Result;
 
 use crate::registry::{Part, Registry};
