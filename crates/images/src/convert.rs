@@ -114,7 +114,7 @@ fn packed_type(media_type: &str, packing: Packing) -> Option<String> {
     };
     let known = ["", "gzip", "zstd"];
     let suffix = media_type[base.len()..].trim_start_matches(joint);
-    if !known.contains(&suffix) || !base.ends_with(".tar") {
+    if !known.contains(&suffix) || base.rsplit('.').next() != Some("tar") {
         return None;
     }
     Some(match packing {

@@ -66,7 +66,7 @@ fn gone<T>(_unsent: T) -> Error {
 /// What an archive is made of.
 enum Record {
     Directory,
-    Blob(Descriptor),
+    Blob(Box<Descriptor>),
     Text { mode: u32, data: Bytes },
 }
 
@@ -181,7 +181,7 @@ impl Plan {
             return;
         }
         self.algorithms.insert(blob.digest.algorithm().name().to_owned());
-        self.records.insert(path(&blob.digest), Record::Blob(blob.clone()));
+        self.records.insert(path(&blob.digest), Record::Blob(Box::new(blob.clone())));
     }
 
     fn text(&mut self, name: &str, mode: u32, data: Vec<u8>) {

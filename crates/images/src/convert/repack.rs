@@ -11,7 +11,7 @@ use crate::labels;
 /// How many pieces of a blob may wait for the store.
 const WAITING: usize = 4;
 /// How long another who packs the same is waited for.
-const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
+const PATIENCE: std::time::Duration = std::time::Duration::from_mins(1);
 
 /// Packs a blob as `packing` says into a blob of its own, which is labelled with what it inflates to.
 /// The descriptor has no media type.

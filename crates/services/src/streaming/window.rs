@@ -52,7 +52,7 @@ async fn pass_on(mut stream: Stream, sender: &mpsc::Sender<Result<Bytes>>) -> Re
         let malformed = |error| Error::caused(Kind::InvalidArgument, "malformed data", error);
         let data = data.map_err(malformed)?.data;
         room = room.saturating_sub(data.len());
-        if sender.send(Ok(data.into())).await.is_err() {
+        if sender.send(Ok(data)).await.is_err() {
             return Ok(());
         }
     }
@@ -70,7 +70,7 @@ pub(crate) async fn send(mut stream: Stream, mut source: mpsc::Receiver<Bytes>) 
             }
             let data = piece.split_to(piece.len().min(room).min(MAX_DATA));
             room -= data.len();
-            stream.send(any(api::pack(&Data { data: data.into() }))).await?;
+            stream.send(any(api::pack(&Data { data }))).await?;
         }
     }
     Ok(())
