@@ -137,6 +137,8 @@ async fn once(db: &Db) -> Result<Stats> {
         pressure.note_expiry(stats.expires);
         dirty.append(&mut pressure.dirty);
     }
+    // What somebody else unmounted is noticed by looking alone.
+    dirty.extend(db.shared.mounts.get().map(|_| Backend::Mounts));
     sweep_backends(db, dirty, &mut stats).await;
     tracing::debug!(?stats, "garbage collected");
     Ok(stats)
@@ -231,6 +233,7 @@ impl Backend {
         match self {
             Self::Content => "",
             Self::Snapshotter(name) => name,
+            Self::Mounts => "mounts",
         }
     }
 }

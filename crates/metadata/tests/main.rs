@@ -11,6 +11,7 @@ mod cases {
     mod crash;
     mod events;
     mod leases;
+    mod mounts;
     mod pace;
     mod records;
     mod snapshots;

@@ -81,7 +81,7 @@ const MIGRATIONS: &[&str] = &["
         name TEXT NOT NULL, backend_key TEXT NOT NULL, labels TEXT NOT NULL, rebased INTEGER NOT NULL,
         PRIMARY KEY (namespace, snapshotter, key)
     ) STRICT;
-"];
+", include_str!("schema/mounts.sql")];
 
 /// Brings the database to the newest schema.
 pub(super) fn migrate(connection: &mut Connection) -> Result<()> {
