@@ -19,6 +19,7 @@ use diff::{Differ, Walking};
 use events::{Bus, Exchange};
 use images::Flights;
 use metadata::{Backends, Collector, Db, Options, Scoped, Sharing};
+use mount::Activator;
 use runtime::Shims;
 use serde::Deserialize;
 use services::introspection::Plugin;
@@ -102,10 +103,29 @@ impl Daemon {
         let options = Options { sharing: self.sharing()?, publisher: Some(exchange.clone()) };
         let path = config.root.join("io.containerd.metadata.v1.sqlite").join("meta.sqlite");
         let db = Db::open(path, backends, options).await.context(|| "metadata")?;
+        self.manage_mounts(&db).await;
         let shims = Shims::open(self.shims()?, exchange.clone())?;
         let scratch = config.state.join(format!("{}.walking", kinds::DIFFER));
         empty_directory(&scratch)?;
         Ok(Parts { db, exchange, shims, scratch, flights: Flights::default() })
+    }
+
+    /// Mounts that were left are taken away before anything else can ask for them. What goes wrong
+    /// here is no reason not to serve the rest.
+    async fn manage_mounts(&self, db: &Db) {
+        let (config, uri) = (self.registry.config(), plugins::MOUNT_MANAGER);
+        if config.is_disabled(uri) {
+            return;
+        }
+        let handlers = self.registry.all::<dyn mount::Handler>();
+        let targets = config.state.join(uri).join("t");
+        let managed = match Activator::open(targets, [config.root.clone()], handlers) {
+            Ok(activator) => db.manage_mounts(Arc::new(activator)).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = managed {
+            tracing::error!(%error, "mounts that were left behind could not be taken away");
+        }
     }
 
     /// The metadata's policy keeps the name of Go's section.
@@ -228,7 +248,8 @@ impl Parts {
             containers: scoped.containers(),
             leases: scoped.leases(),
             namespaces: self.db.namespaces(),
-            tasks: self.shims.tasks(scope, scoped.containers()),
+            mounts: scoped.mounts(),
+            tasks: self.shims.tasks(scope, scoped.containers(), scoped.mounts()),
             events: self.exchange.clone() as Arc<dyn Bus>,
             under,
             flights: self.flights.clone(),

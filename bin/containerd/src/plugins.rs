@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use content::{Local, Store};
 use events::Exchange;
+use mount::{Erofs, Handler, Loop};
 use serde::Deserialize;
 use snapshots::{Capability, Native, Options, Overlay, Snapshotter};
 use types::Result;
@@ -20,17 +21,24 @@ pub(crate) mod kinds {
     pub(crate) const RUNTIME: &str = "io.containerd.runtime.v2";
     pub(crate) const DIFFER: &str = "io.containerd.differ.v1";
     pub(crate) const LEASE: &str = "io.containerd.lease.v1";
+    pub(crate) const MOUNT_MANAGER: &str = "io.containerd.mount-manager.v1";
+    pub(crate) const MOUNT_HANDLER: &str = "io.containerd.mount-handler.v1";
     pub(crate) const TRANSFER: &str = "io.containerd.transfer.v1";
     pub(crate) const STREAMING: &str = "io.containerd.streaming.v1";
     pub(crate) const GRPC: &str = "io.containerd.grpc.v1";
     pub(crate) const TTRPC: &str = "io.containerd.ttrpc.v1";
 }
 
+/// The mount manager, which keeps its records in the metadata (containerd `plugins/mount/manager.go`).
+pub(crate) const MOUNT_MANAGER: &str = "io.containerd.mount-manager.v1.bolt";
+
 /// Adds the parts that every daemon has.
 pub(crate) fn add_defaults(registry: &mut Registry) {
     registry.add::<dyn Store>(kinds::CONTENT, "content", content);
     registry.add::<dyn Snapshotter>(kinds::SNAPSHOTTER, "overlayfs", overlayfs);
     registry.add::<dyn Snapshotter>(kinds::SNAPSHOTTER, "native", native);
+    registry.add::<dyn Handler>(kinds::MOUNT_HANDLER, "erofs", |_| Ok(Arc::new(Erofs)));
+    registry.add::<dyn Handler>(kinds::MOUNT_HANDLER, "loop", |_| Ok(Arc::new(Loop)));
     registry.add::<Exchange>(kinds::EVENT, "exchange", |_| Ok(Arc::new(Exchange::new())));
 }
 
@@ -42,6 +50,7 @@ pub(crate) const FIXED: &[(&str, &str)] = &[
     (kinds::RUNTIME, "task"),
     (kinds::DIFFER, "walking"),
     (kinds::LEASE, "manager"),
+    (kinds::MOUNT_MANAGER, "bolt"),
     (kinds::TRANSFER, "local"),
     (kinds::STREAMING, "manager"),
     (kinds::GRPC, "containers"),
@@ -52,6 +61,7 @@ pub(crate) const FIXED: &[(&str, &str)] = &[
     (kinds::GRPC, "images"),
     (kinds::GRPC, "introspection"),
     (kinds::GRPC, "leases"),
+    (kinds::GRPC, "mounts"),
     (kinds::GRPC, "namespaces"),
     (kinds::GRPC, "snapshots"),
     (kinds::GRPC, "streaming"),

@@ -19,6 +19,7 @@ use types::Result;
 mod container;
 mod held;
 mod image;
+mod mounts;
 mod process;
 mod progress;
 mod pull;
@@ -54,6 +55,8 @@ pub struct Client {
     pub leases: Arc<dyn records::Leases>,
     /// Tenants.
     pub namespaces: Arc<dyn records::Records<records::Namespace>>,
+    /// Mounts that somebody looks after, where there is somebody.
+    pub mounts: Option<Arc<dyn mount::Manager>>,
     /// Running things.
     pub tasks: Arc<dyn Tasks>,
     /// What happens.

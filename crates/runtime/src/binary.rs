@@ -89,6 +89,19 @@ pub(crate) async fn delete(
         .map_err(|e| Error::caused(Kind::Internal, "answer of shim delete", e))
 }
 
+/// What the program says of itself besides its name (containerd `core/runtime/v2`, `loadShimInfo`).
+pub(crate) async fn annotations(
+    config: &Config,
+    program: &Path,
+) -> Result<std::collections::BTreeMap<String, String>> {
+    let mut command = Command::new(program);
+    command.arg("-info").kill_on_drop(true);
+    let output = run(command, &[], config.timeouts.start).await?;
+    let info = api::containerd::types::RuntimeInfo::decode(output.as_slice())
+        .map_err(|e| Error::caused(Kind::Internal, "answer of shim -info", e))?;
+    Ok(info.annotations.into_iter().collect())
+}
+
 fn command(config: &Config, program: &Path, bundle: &Bundle) -> Command {
     let mut command = Command::new(program);
     command

@@ -13,6 +13,7 @@
 mod binary;
 mod bundle;
 mod log;
+mod rootfs;
 mod shim;
 mod shims;
 mod table;

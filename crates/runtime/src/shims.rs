@@ -8,6 +8,7 @@ use api::containerd::{
     task::v3 as pb,
 };
 use events::{Event, Publisher, Typed};
+use mount::Manager;
 use records::{Container, Records};
 use tokio_util::task::TaskTracker;
 use types::{Any, Error, Kind, Result, Scope};
@@ -16,6 +17,7 @@ use crate::{
     Exit, Tasks, binary,
     bundle::{Bundle, existing},
     log::Forwarding,
+    rootfs::Allowed,
     shim::{Shim, time},
     table::Table,
     tasks::Scoped,
@@ -40,6 +42,23 @@ pub struct Config {
     pub debug: bool,
     /// How long each thing may take.
     pub timeouts: Timeouts,
+}
+
+#[cfg(test)]
+impl Config {
+    /// A config whose directories are below `directory`.
+    pub(crate) fn for_tests(directory: &std::path::Path) -> Self {
+        Self {
+            root: directory.join("root"),
+            state: directory.join("state"),
+            address: String::new(),
+            ttrpc_address: String::new(),
+            publish_binary: PathBuf::new(),
+            beside: None,
+            debug: false,
+            timeouts: Timeouts::default(),
+        }
+    }
 }
 
 /// How long what leaves the process may take. The names are those of the config's table `timeouts`,
@@ -80,6 +99,7 @@ pub struct Shims {
     publisher: Arc<dyn Publisher>,
     /// Owns the task that watches each shim.
     watchers: TaskTracker,
+    pub(crate) allowed: Allowed,
 }
 
 impl Shims {
@@ -87,7 +107,8 @@ impl Shims {
     /// is there at once, and whoever names it waits for its shim alone.
     pub fn open(config: Config, publisher: Arc<dyn Publisher>) -> Result<Arc<Self>> {
         let table = Arc::new(Table::default());
-        let shims = Arc::new(Self { config, table, publisher, watchers: TaskTracker::new() });
+        let (watchers, allowed) = (TaskTracker::new(), Allowed::default());
+        let shims = Arc::new(Self { config, table, publisher, watchers, allowed });
         for bundle in existing(&shims.config.root, &shims.config.state) {
             let reservation = shims.table.load(&bundle.namespace, &bundle.id)?;
             let shims = shims.clone();
@@ -105,13 +126,15 @@ impl Shims {
         Ok(shims)
     }
 
-    /// The tasks of one namespace, made from `containers`.
+    /// The tasks of one namespace, made from `containers`. What shims cannot mount `mounts` does, if
+    /// there is one.
     pub fn tasks(
         self: &Arc<Self>,
         scope: &Scope,
         containers: Arc<dyn Records<Container>>,
+        mounts: Option<Arc<dyn Manager>>,
     ) -> Arc<dyn Tasks> {
-        Arc::new(Scoped::new(self.clone(), scope.namespace().to_owned(), containers))
+        Arc::new(Scoped::new(self.clone(), scope.namespace().to_owned(), containers, mounts))
     }
 
     /// Reaches the shim of a bundle, if it still has its task; cleans up after it if not.
