@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use diff::Processor;
 use fs_err as fs;
 use runtime::Timeouts;
 use serde::Deserialize;
@@ -39,6 +40,8 @@ pub struct Config {
     pub disabled: Vec<String>,
     /// How long what leaves the process may take.
     pub timeouts: Timeouts,
+    /// Programs that turn layers of other media types into those that are known.
+    pub stream_processors: Vec<Processor>,
     /// What each part is told, by `<type>.<id>`.
     pub plugins: BTreeMap<String, Table>,
 }
@@ -73,6 +76,7 @@ impl Default for Config {
             oom_score: 0,
             disabled: Vec::new(),
             timeouts: Timeouts::default(),
+            stream_processors: Vec::new(),
             plugins: BTreeMap::new(),
         }
     }
@@ -156,6 +160,8 @@ struct File {
     #[serde(default)]
     timeouts: BTreeMap<String, String>,
     #[serde(default)]
+    stream_processors: BTreeMap<String, StreamProcessor>,
+    #[serde(default)]
     plugins: BTreeMap<String, Table>,
     #[serde(flatten)]
     rest: Table,
@@ -178,6 +184,25 @@ struct Debug {
     format: Option<String>,
     #[serde(flatten)]
     rest: Table,
+}
+
+/// A stream processor, under its id (containerd `docs/stream_processors.md`).
+#[derive(Debug, Deserialize)]
+struct StreamProcessor {
+    accepts: Vec<String>,
+    returns: String,
+    path: PathBuf,
+    #[serde(default)]
+    args: Vec<String>,
+    #[serde(default)]
+    env: Vec<String>,
+}
+
+impl StreamProcessor {
+    fn named(self, id: String) -> Processor {
+        let Self { accepts, returns, path, args, env } = self;
+        Processor { id, accepts, returns, path, args, env, patience: None }
+    }
 }
 
 impl File {
@@ -205,6 +230,8 @@ impl File {
         for (name, value) in &self.timeouts {
             timeout(&mut config.timeouts, name, value, warnings)?;
         }
+        let processors = self.stream_processors.into_iter();
+        config.stream_processors = processors.map(|(id, it)| it.named(id)).collect();
         let uri = |name: String| if version == 1 { long_name(name) } else { name };
         config.plugins = self.plugins.into_iter().map(|(name, it)| (uri(name), it)).collect();
         Ok(config)

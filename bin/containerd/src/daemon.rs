@@ -5,17 +5,11 @@
 //! claim root --> parts --> metadata --> shims (found in the background) --> listen --> serve
 //!                                                               signal --> answer what is open --> end
 //! ```
-use std::{
-    future::Future,
-    os::unix::fs::DirBuilderExt,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{future::Future, os::unix::fs::DirBuilderExt, path::Path, sync::Arc, time::Duration};
 
 use client::{Client, Under};
 use content::Store;
-use diff::{Differ, Walking};
+use diff::Differ;
 use events::{Bus, Exchange};
 use images::Flights;
 use metadata::{Backends, Collector, Db, Options, Scoped, Sharing};
@@ -29,6 +23,7 @@ use types::{Context, Error, Platform, Result, Scope};
 
 use crate::{
     Config,
+    differs::Differs,
     identity::{claim, identity},
     listeners::listen,
     plugins::{self, kinds},
@@ -50,8 +45,7 @@ pub(crate) struct Parts {
     pub(crate) db: Db,
     pub(crate) exchange: Arc<Exchange>,
     pub(crate) shims: Arc<Shims>,
-    /// Where layers are mounted that cannot be written in place.
-    pub(crate) scratch: PathBuf,
+    pub(crate) differs: Arc<Differs>,
     /// What is being unpacked, by whomever it was asked for.
     pub(crate) flights: Flights,
 }
@@ -107,7 +101,8 @@ impl Daemon {
         let shims = Shims::open(self.shims()?, exchange.clone())?;
         let scratch = config.state.join(format!("{}.walking", kinds::DIFFER));
         empty_directory(&scratch)?;
-        Ok(Parts { db, exchange, shims, scratch, flights: Flights::default() })
+        let differs = Arc::new(Differs::read(config, scratch)?);
+        Ok(Parts { db, exchange, shims, differs, flights: Flights::default() })
     }
 
     /// Mounts that were left are taken away before anything else can ask for them. What goes wrong
@@ -258,7 +253,7 @@ impl Parts {
 
     /// Layers over the content that a scope may see.
     pub(crate) fn differ(&self, scoped: &Scoped) -> Arc<dyn Differ> {
-        Arc::new(Walking::new(scoped.content(), self.scratch.clone()))
+        self.differs.of(scoped)
     }
 }
 

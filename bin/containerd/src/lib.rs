@@ -23,6 +23,7 @@
 
 mod config;
 mod daemon;
+mod differs;
 mod identity;
 mod listeners;
 mod plugins;

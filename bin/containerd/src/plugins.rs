@@ -20,6 +20,7 @@ pub(crate) mod kinds {
     pub(crate) const GC: &str = "io.containerd.gc.v1";
     pub(crate) const RUNTIME: &str = "io.containerd.runtime.v2";
     pub(crate) const DIFFER: &str = "io.containerd.differ.v1";
+    pub(crate) const SERVICE: &str = "io.containerd.service.v1";
     pub(crate) const LEASE: &str = "io.containerd.lease.v1";
     pub(crate) const MOUNT_MANAGER: &str = "io.containerd.mount-manager.v1";
     pub(crate) const MOUNT_HANDLER: &str = "io.containerd.mount-handler.v1";
@@ -48,7 +49,9 @@ pub(crate) const FIXED: &[(&str, &str)] = &[
     (kinds::METADATA, "bolt"),
     (kinds::GC, "scheduler"),
     (kinds::RUNTIME, "task"),
+    (kinds::DIFFER, "erofs"),
     (kinds::DIFFER, "walking"),
+    (kinds::SERVICE, "diff-service"),
     (kinds::LEASE, "manager"),
     (kinds::MOUNT_MANAGER, "bolt"),
     (kinds::TRANSFER, "local"),

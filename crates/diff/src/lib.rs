@@ -24,12 +24,15 @@
 //! # Ok(())
 //! # }
 //! ```
+mod activated;
 mod apply;
 mod compare;
 mod deflate;
+mod erofs;
 mod inflate;
 mod media;
 mod names;
+mod ordered;
 mod processor;
 mod root;
 mod stream;
@@ -47,6 +50,8 @@ use types::{Any, Descriptor, Labels, Result};
 
 pub use apply::{Applied, Options, Target, Whiteouts, apply, apply_to_mounts};
 pub use compare::compare;
+pub use erofs::{EROFS_LAYER, Erofs};
+pub use ordered::Ordered;
 pub use processor::Processor;
 pub use walking::Walking;
 
