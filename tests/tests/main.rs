@@ -4,6 +4,7 @@
 mod codes;
 mod content;
 mod daemon;
+mod docker;
 mod events;
 mod faults;
 mod hostile;
@@ -13,6 +14,7 @@ mod namespaces;
 mod refusals;
 mod restart;
 mod run;
+mod shims;
 mod snapshots;
 mod store;
 mod tasks;

@@ -18,6 +18,7 @@ use runtime::Shims;
 use serde::Deserialize;
 use services::introspection::Plugin;
 use snapshots::Snapshotter;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use types::{Context, Error, Platform, Result, Scope};
 
@@ -28,7 +29,8 @@ use crate::{
     listeners::listen,
     plugins::{self, kinds},
     registry::{Part, Registry},
-    rim,
+    restarts, rim,
+    sandboxes::Sandboxers,
 };
 
 /// How long requests that are under way may take once the daemon is told to end.
@@ -46,6 +48,7 @@ pub(crate) struct Parts {
     pub(crate) exchange: Arc<Exchange>,
     pub(crate) shims: Arc<Shims>,
     pub(crate) differs: Arc<Differs>,
+    pub(crate) sandboxers: Arc<Sandboxers>,
     /// What is being unpacked, by whomever it was asked for.
     pub(crate) flights: Flights,
 }
@@ -82,9 +85,28 @@ impl Daemon {
         self.warn_of_unknown_plugins();
         let parts = self.parts().await?;
         let collector = self.collector(&parts.db)?;
+        let background = self.background(&parts)?;
         let outcome = self.serve(&parts, shutdown).await;
+        drop(background);
         collector.stop().await;
         outcome
+    }
+
+    /// What goes on beside requests. It ends when the set is dropped.
+    fn background(&self, parts: &Parts) -> Result<JoinSet<()>> {
+        let mut background = JoinSet::new();
+        let sandboxers = parts.sandboxers.clone();
+        background.spawn(async move {
+            if let Err(error) = sandboxers.follow().await {
+                tracing::warn!(%error, "failed to follow the sandboxes that were there before");
+            }
+        });
+        let config = self.registry.config();
+        if !config.is_disabled(restarts::SECTION) {
+            let section: restarts::Section = config.section(restarts::SECTION)?;
+            background.spawn(restarts::monitor(parts.clone(), section.interval()?));
+        }
+        Ok(background)
     }
 
     async fn parts(&self) -> Result<Parts> {
@@ -94,7 +116,8 @@ impl Daemon {
             content: self.registry.get::<dyn Store>("content")?,
             snapshotters: self.registry.all::<dyn Snapshotter>(),
         };
-        let options = Options { sharing: self.sharing()?, publisher: Some(exchange.clone()) };
+        let publisher = Some(exchange.clone() as _);
+        let options = Options { sharing: self.sharing()?, publisher, ..Options::default() };
         let path = config.root.join("io.containerd.metadata.v1.sqlite").join("meta.sqlite");
         let db = Db::open(path, backends, options).await.context(|| "metadata")?;
         self.manage_mounts(&db).await;
@@ -102,7 +125,9 @@ impl Daemon {
         let scratch = config.state.join(format!("{}.walking", kinds::DIFFER));
         empty_directory(&scratch)?;
         let differs = Arc::new(Differs::read(config, scratch)?);
-        Ok(Parts { db, exchange, shims, differs, flights: Flights::default() })
+        let remote = Default::default();
+        let sandboxers = Sandboxers::open(config, &db, &exchange, &shims, remote)?;
+        Ok(Parts { db, exchange, shims, differs, sandboxers, flights: Flights::default() })
     }
 
     /// Mounts that were left are taken away before anything else can ask for them. What goes wrong

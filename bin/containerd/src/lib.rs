@@ -28,7 +28,9 @@ mod identity;
 mod listeners;
 mod plugins;
 mod registry;
+mod restarts;
 mod rim;
+mod sandboxes;
 mod schedule;
 
 pub use config::{Config, Warning};

@@ -12,7 +12,7 @@ use mount::Mount;
 use types::{Result, media_types};
 
 const FILES: usize = 6000;
-const SIZE: usize = 200 << 20;
+const SIZE: u32 = 200 << 20;
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -42,7 +42,7 @@ async fn measure(folder: &Path, tree: &Path, media_type: &str) -> Result<()> {
 
 fn report(what: &str, began: Instant, size: u64) {
     let took = began.elapsed();
-    let speed = (SIZE >> 20) as f64 / took.as_secs_f64();
+    let speed = f64::from(SIZE >> 20) / took.as_secs_f64();
     println!("{what:55} {:6} ms {speed:6.0} MB/s  blob {} MB", took.as_millis(), size >> 20);
 }
 
@@ -58,10 +58,11 @@ fn make(tree: &Path) -> Result<()> {
         (state >> 33) as usize % below
     };
     let words: Vec<String> = (0..4096).map(|n| format!("{:x} ", n * 2_654_435_761_usize)).collect();
+    let average = SIZE as usize / FILES;
     for file in 0..FILES {
         let directory = tree.join(format!("d{}/e{}", file % 40, file % 200));
         fs::create_dir_all(&directory)?;
-        let length = if file % 10 == 0 { SIZE / FILES * 8 } else { SIZE / FILES * 2 / 9 };
+        let length = if file % 10 == 0 { average * 8 } else { average * 2 / 9 };
         let mut text = String::with_capacity(length + 16);
         while text.len() < length {
             text.push_str(&words[next(words.len())]);

@@ -14,7 +14,9 @@ mod cases {
     mod mounts;
     mod pace;
     mod records;
+    mod rescue;
     mod snapshots;
+    mod stuck;
     mod suites;
     mod torture;
     mod world;

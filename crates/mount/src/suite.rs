@@ -108,7 +108,7 @@ fn format(kind: &str, source: &str, options: &[&str]) -> Mount {
 
 #[track_caller]
 fn refused<T>(outcome: Result<T>, kind: Kind) -> String {
-    let Err(error) = outcome else { panic!("it is refused with {kind:?}") };
+    let error = outcome.err().expect("it is refused");
     assert_eq!(error.kind(), kind, "{error}");
     error.to_string()
 }
@@ -172,7 +172,7 @@ async fn a_filesystem_is_made_and_mounted_through_a_loop_device(bench: &Bench) {
     for round in ["first", "second"] {
         let info = bench.activate("n", &mounts).await.expect("it is activated");
         let device = fs::read_link(&info.active[0].mount_point).expect("it is a link");
-        assert!(device.starts_with("/dev"), "{device:?}");
+        assert!(device.starts_with("/dev"), "{}", device.display());
         assert!(!info.system[0].options.iter().any(|option| option.contains("X-containerd")));
         let root = Temporary::mount(&info.system, &bench.work).expect("it can be mounted");
         assert_eq!(fs::read(root.path().join("name")).expect("the lower is there"), b"lower");

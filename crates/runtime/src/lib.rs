@@ -14,6 +14,7 @@ mod binary;
 mod bundle;
 mod log;
 mod rootfs;
+pub mod sandbox;
 mod shim;
 mod shims;
 mod table;
@@ -21,7 +22,8 @@ mod tasks;
 
 use std::time::SystemTime;
 
-pub use shims::{Config, Shims, Timeouts};
+pub use sandbox::Endpoint;
+pub use shims::{Config, FindSandbox, Shims, Timeouts};
 
 use async_trait::async_trait;
 use mount::Mount;
@@ -56,6 +58,9 @@ pub struct Create {
     pub options: Option<Any>,
     /// The shim to use, in place of the one that the container's runtime names; empty for that one.
     pub runtime_path: String,
+    /// Who serves the task in place of a shim of its own, such as the container's sandbox; where
+    /// that is known from the container, nothing need be said.
+    pub endpoint: Option<Endpoint>,
 }
 
 /// Asks for another process in a task.

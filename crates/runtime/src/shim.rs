@@ -8,7 +8,7 @@ use std::{
 
 use api::{
     containerd::{task::v3 as pb, v1::types as task},
-    service::{TASK_V2, TASK_V3},
+    service::{SANDBOX, TASK_V2, TASK_V3},
 };
 use prost::Message;
 use prost_types::Timestamp;
@@ -26,6 +26,8 @@ const NAMESPACE: &str = "containerd-namespace-ttrpc";
 pub(crate) struct Shim {
     pub(crate) bundle: Bundle,
     pub(crate) program: PathBuf,
+    /// Where it listens.
+    pub(crate) answer: Answer,
     client: Client,
     /// The task API that it speaks. A socket may be older than the program on disk, so an answer
     /// of "no such service" turns it down to 2.
@@ -50,7 +52,8 @@ impl Shim {
             .await
             .map_err(|_elapsed| Error::deadline(format!("connect to {}", answer.address)))?
             .map_err(|e| Error::caused(Kind::Unavailable, "", e))?;
-        Ok(Self { bundle, program, client, version: AtomicU32::new(answer.version) })
+        let (answer, version) = (answer.clone(), AtomicU32::new(answer.version));
+        Ok(Self { bundle, program, answer, client, version })
     }
 
     /// Calls a method of the task service, for at most `patience`.
@@ -74,6 +77,22 @@ impl Shim {
         R: Message + Default,
     {
         self.ask(method, request, CallOptions::new()).await
+    }
+
+    /// Calls a method of the sandbox service, which without `patience` may take for ever.
+    pub(crate) async fn call_sandbox<Q, R>(
+        &self,
+        method: &str,
+        request: &Q,
+        patience: Option<Duration>,
+    ) -> Result<R>
+    where
+        Q: Message,
+        R: Message + Default,
+    {
+        let options = CallOptions { timeout: patience, ..CallOptions::new() };
+        let options = options.metadata(NAMESPACE, self.bundle.namespace.clone());
+        self.client.call(SANDBOX, method, request, &options).await.map_err(error)
     }
 
     async fn ask<Q, R>(&self, method: &str, request: &Q, options: CallOptions) -> Result<R>

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The shims of a daemon: started, watched, found again after a restart, cleaned up when dead.
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use ::shim::bootstrap::Answer;
 use api::containerd::{
@@ -8,13 +12,14 @@ use api::containerd::{
     task::v3 as pb,
 };
 use events::{Event, Publisher, Typed};
+use futures_util::future::BoxFuture;
 use mount::Manager;
 use records::{Container, Records};
 use tokio_util::task::TaskTracker;
-use types::{Any, Error, Kind, Result, Scope};
+use types::{Any, Context, Error, Kind, Result, Scope};
 
 use crate::{
-    Exit, Tasks, binary,
+    Endpoint, Exit, Tasks, binary,
     bundle::{Bundle, existing},
     log::Forwarding,
     rootfs::Allowed,
@@ -98,17 +103,22 @@ pub struct Shims {
     pub(crate) table: Arc<Table>,
     publisher: Arc<dyn Publisher>,
     /// Owns the task that watches each shim.
-    watchers: TaskTracker,
+    pub(crate) watchers: TaskTracker,
+    sandboxes: OnceLock<Box<FindSandbox>>,
     pub(crate) allowed: Allowed,
 }
+
+/// Finds where the tasks of a sandbox are served, by its namespace and its id.
+pub type FindSandbox = dyn Fn(&str, &str) -> BoxFuture<'static, Result<Endpoint>> + Send + Sync;
 
 impl Shims {
     /// Looks for the shims that were there before, and returns without waiting for them: each task
     /// is there at once, and whoever names it waits for its shim alone.
     pub fn open(config: Config, publisher: Arc<dyn Publisher>) -> Result<Arc<Self>> {
         let table = Arc::new(Table::default());
-        let (watchers, allowed) = (TaskTracker::new(), Allowed::default());
-        let shims = Arc::new(Self { config, table, publisher, watchers, allowed });
+        let (watchers, sandboxes) = (TaskTracker::new(), OnceLock::new());
+        let allowed = Allowed::default();
+        let shims = Arc::new(Self { config, table, publisher, watchers, sandboxes, allowed });
         for bundle in existing(&shims.config.root, &shims.config.state) {
             let reservation = shims.table.load(&bundle.namespace, &bundle.id)?;
             let shims = shims.clone();
@@ -135,6 +145,35 @@ impl Shims {
         mounts: Option<Arc<dyn Manager>>,
     ) -> Arc<dyn Tasks> {
         Arc::new(Scoped::new(self.clone(), scope.namespace().to_owned(), containers, mounts))
+    }
+
+    /// Lets containers be made in the sandboxes that `find` finds. It is said once.
+    pub fn find_sandboxes(&self, find: Box<FindSandbox>) {
+        drop(self.sandboxes.set(find));
+    }
+
+    /// Where the tasks of a sandbox are served (the text is that of containerd
+    /// `core/runtime/v2/shim_manager.go`).
+    pub(crate) async fn sandbox(&self, namespace: &str, id: &str) -> Result<Endpoint> {
+        let cannot = || format!("can't find sandbox {id}");
+        let Some(find) = self.sandboxes.get() else { return Err(Error::not_found(cannot())) };
+        find(namespace, id).await.context(cannot)
+    }
+
+    /// Connects to who serves the tasks of a sandbox, on behalf of one of them.
+    pub(crate) async fn join(
+        &self,
+        bundle: &Bundle,
+        program: PathBuf,
+        endpoint: &Endpoint,
+    ) -> Result<(Shim, Forwarding)> {
+        let answer = endpoint.answer()?;
+        bundle.remember(&program, &answer)?;
+        bundle.remember_sandboxed()?;
+        let log = Forwarding::open(&bundle.log(), &bundle.id)?;
+        let patience = self.config.timeouts.load;
+        let shim = Shim::connect(bundle.clone(), program, &answer, patience).await?;
+        Ok((shim, log))
     }
 
     /// Reaches the shim of a bundle, if it still has its task; cleans up after it if not.
@@ -232,6 +271,10 @@ impl Shims {
 
     /// Asks a shim to end, which it does when it has nothing left to look after.
     pub(crate) async fn shut_down(&self, shim: &Shim) {
+        if shim.bundle.is_sandboxed() {
+            // It is the sandbox's, and ends with that.
+            return;
+        }
         let request = pb::ShutdownRequest { id: shim.bundle.id.clone(), now: false };
         let asked = shim.call::<_, ()>("Shutdown", &request, self.config.timeouts.shutdown).await;
         // A shim that ends may do so before it has answered.

@@ -10,7 +10,7 @@ use records::{Container, Records};
 use types::{Any, Context, Descriptor, Error, Fields, Filters, Kind, Labels, Result};
 
 use crate::{
-    Create, Exec, Exit, Metric, Pid, Process, Stdio, Tasks, binary,
+    Create, Endpoint, Exec, Exit, Metric, Pid, Process, Stdio, Tasks, binary,
     bundle::Bundle,
     log::Forwarding,
     rootfs::{self, Activation},
@@ -96,7 +96,10 @@ impl Scoped {
             .context(|| "failed to start shim: failed to resolve runtime path")?;
         let given = non_empty(create.options.as_ref());
         let options = non_empty(container.runtime.options.as_ref());
-        let started = self.shims.start(bundle, program.clone(), options.or(given)).await;
+        let started = match self.endpoint(container, &create).await? {
+            Some(endpoint) => self.shims.join(bundle, program.clone(), &endpoint).await,
+            None => self.shims.start(bundle, program.clone(), options.or(given)).await,
+        };
         let (shim, log) = match started {
             Ok(started) => started,
             Err(error) => {
@@ -150,6 +153,15 @@ impl Scoped {
     async fn deactivate(&self, id: &str) {
         if let Some(manager) = &self.mounts {
             rootfs::deactivate(&**manager, id).await;
+        }
+    }
+
+    /// Who serves the task instead of a shim of its own: whom the request names, or the sandbox.
+    async fn endpoint(&self, container: &Container, create: &Create) -> Result<Option<Endpoint>> {
+        match (&create.endpoint, container.sandbox.as_str()) {
+            (Some(endpoint), _) => Ok(Some(endpoint.clone())),
+            (None, "") => Ok(None),
+            (None, id) => self.shims.sandbox(&self.namespace, id).await.map(Some),
         }
     }
 
@@ -220,16 +232,16 @@ fn create_request(bundle: &Bundle, create: Create, options: Option<&Any>) -> pb:
     }
 }
 
-fn wire_mount(mount: Mount) -> api::containerd::types::Mount {
+pub(crate) fn wire_mount(mount: Mount) -> api::containerd::types::Mount {
     let Mount { kind: r#type, source, target, options } = mount;
     api::containerd::types::Mount { r#type, source, target, options }
 }
 
-fn wire_any(any: &Any) -> prost_types::Any {
+pub(crate) fn wire_any(any: &Any) -> prost_types::Any {
     prost_types::Any { type_url: any.type_url.clone(), value: any.value.to_vec() }
 }
 
-fn domain_any(any: prost_types::Any) -> Any {
+pub(crate) fn domain_any(any: prost_types::Any) -> Any {
     Any { type_url: any.type_url, value: any.value.into() }
 }
 
@@ -437,7 +449,7 @@ impl Fields for Named<'_> {
 }
 
 /// Runs what touches the disk where it may block.
-async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
     tokio::task::spawn_blocking(work)

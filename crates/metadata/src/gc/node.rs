@@ -21,6 +21,7 @@ pub(crate) enum Kind {
     Lease,
     /// An activation of mounts.
     Mount,
+    Sandbox,
     /// Of the snapshotter named.
     Snapshot(Arc<str>),
 }

@@ -172,12 +172,11 @@ impl Activator {
         let at = point.display().to_string();
         let note = format!("{at}-type");
         let kind = fs::read_to_string(&note).unwrap_or_default();
-        match self.handlers.get(&kind) {
-            Some(handler) => handler.unmount(&at)?,
-            None => {
-                unmount::unmount_all(point, UnmountFlags::empty())?;
-                present(fs::remove_dir(point))?;
-            }
+        if let Some(handler) = self.handlers.get(&kind) {
+            handler.unmount(&at)?;
+        } else {
+            unmount::unmount_all(point, UnmountFlags::empty())?;
+            present(fs::remove_dir(point))?;
         }
         present(fs::remove_file(note)).map(|_was_there| ())
     }
