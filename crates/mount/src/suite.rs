@@ -7,10 +7,9 @@
 //!
 //! ```no_run
 //! # use std::{path::PathBuf, sync::Arc};
-//! # fn manager(_: &std::path::Path) -> Arc<dyn mount::Manager> { unimplemented!() }
-//! # async fn example() {
-//! mount::suite::run(async |work: PathBuf| manager(&work)).await;
-//! # }
+//! async fn example(open: impl AsyncFn(PathBuf) -> Arc<dyn mount::Manager>) {
+//!     mount::suite::run(open).await;
+//! }
 //! ```
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
