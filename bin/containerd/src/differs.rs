@@ -52,7 +52,11 @@ struct ErofsSection {
 
 impl Differs {
     /// Reads what the config says. A differ that does not exist is left out, and said so.
-    pub(crate) fn read(config: &Config, scratch: PathBuf) -> Result<Self> {
+    pub(crate) fn read(
+        config: &Config,
+        processors: Vec<Processor>,
+        scratch: PathBuf,
+    ) -> Result<Self> {
         let service: Service = config.section(&format!("{}.diff-service", kinds::SERVICE))?;
         let erofs: ErofsSection = config.section(&format!("{}.erofs", kinds::DIFFER))?;
         let is_enabled = |name: &str| !config.is_disabled(&format!("{}.{name}", kinds::DIFFER));
@@ -61,7 +65,7 @@ impl Differs {
             order: names.filter_map(Name::parse).collect(),
             sync_fs: service.sync_fs,
             mkfs_options: erofs.mkfs_options,
-            processors: config.stream_processors.clone(),
+            processors,
             scratch,
         })
     }
@@ -104,7 +108,7 @@ mod tests {
     fn read(text: &str) -> Differs {
         let (config, warnings) = Config::parse(&format!("version = 3\n{text}")).unwrap();
         assert_eq!(warnings, []);
-        Differs::read(&config, "/tmp".into()).unwrap()
+        Differs::read(&config, Vec::new(), "/tmp".into()).unwrap()
     }
 
     #[test]
@@ -121,20 +125,5 @@ mod tests {
     fn a_disabled_differ_is_not_asked() {
         let differs = read("disabled_plugins = ['io.containerd.differ.v1.erofs']");
         assert_eq!(differs.order, [Name::Walking]);
-    }
-
-    #[test]
-    fn stream_processors_are_read() {
-        let differs = read(
-            "[stream_processors.'io.containerd.ocicrypt.decoder.v1.tar.gzip']\n\
-             accepts = ['application/vnd.oci.image.layer.v1.tar+gzip+encrypted']\n\
-             returns = 'application/vnd.oci.image.layer.v1.tar+gzip'\n\
-             path = 'ctd-decoder'\nargs = ['--decryption-keys-path', '/keys']\n\
-             env = ['OCICRYPT_KEYPROVIDER_CONFIG=/c']",
-        );
-        let [processor] = &differs.processors[..] else { panic!("{differs:?}") };
-        assert_eq!(processor.id, "io.containerd.ocicrypt.decoder.v1.tar.gzip");
-        assert_eq!(processor.path, PathBuf::from("ctd-decoder"));
-        assert_eq!((processor.args.len(), processor.env.len()), (2, 1));
     }
 }

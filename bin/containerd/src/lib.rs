@@ -24,17 +24,23 @@
 mod config;
 mod daemon;
 mod differs;
+mod distribution;
 mod identity;
 mod listeners;
+mod notify;
+mod oci_hook;
 mod plugins;
+mod proxies;
 mod registry;
 mod restarts;
 mod rim;
 mod sandboxes;
 mod schedule;
+mod state_dump;
 
-pub use config::{Config, Warning};
+pub use config::{Config, Warning, default_text, dump, migrate};
 pub use daemon::Daemon;
+pub use oci_hook::{State as OciState, run as oci_hook};
 pub use registry::{Part, Registry};
 
 /// The version of containerd that this daemon stands in for.

@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The containerd daemon.
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    io::Read,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
-use clap::{ArgAction, Parser};
+use clap::{ArgAction, Parser, Subcommand};
 use containerd::{Config, Daemon, Warning, version_line};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::{
@@ -36,6 +40,33 @@ struct Flags {
     /// Print the version
     #[arg(long, short, action = ArgAction::SetTrue)]
     version: bool,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+/// What else the program does than be the daemon.
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Information on the containerd config
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Run a program as an OCI hook, with the container's state put into its arguments
+    OciHook {
+        /// The program and its arguments: {{id}}, {{pid}}, {{rootfs}}, {{bundle}}, {{annotation "x"}}
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+}
+
+#[derive(Clone, Copy, Debug, Subcommand)]
+enum ConfigCommand {
+    /// See the output of the default config
+    Default,
+    /// See the output of the final main config with imported in subconfig files
+    Dump,
+    /// Migrate the current configuration file to the latest version (does not migrate subconfig
+    /// files)
+    Migrate,
 }
 
 fn main() -> ExitCode {
@@ -44,13 +75,42 @@ fn main() -> ExitCode {
         println!("{}", version_line());
         return ExitCode::SUCCESS;
     }
-    match start(flags) {
+    match act(flags) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("containerd: {error}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn act(mut flags: Flags) -> Result<()> {
+    match flags.command.take() {
+        None => start(flags),
+        Some(Command::Config(command)) => show(command, flags.config.as_deref()),
+        Some(Command::OciHook { args }) => {
+            let mut input = String::new();
+            std::io::stdin().read_to_string(&mut input)?;
+            Err(containerd::oci_hook(&args, &input))
+        }
+    }
+}
+
+/// Prints a config. A file that is not there is as good as an empty one (containerd
+/// `cmd/containerd/command/config.go`).
+fn show(command: ConfigCommand, path: Option<&Path>) -> Result<()> {
+    let path = path.unwrap_or(CONFIG.as_ref());
+    let told = match command {
+        ConfigCommand::Default => Ok(containerd::default_text()),
+        ConfigCommand::Dump => containerd::dump(path),
+        ConfigCommand::Migrate => containerd::migrate(path),
+    };
+    let text = match told {
+        Err(error) if error.is_not_found() && !path.exists() => containerd::default_text(),
+        told => told?,
+    };
+    print!("{text}");
+    Ok(())
 }
 
 fn start(flags: Flags) -> Result<()> {

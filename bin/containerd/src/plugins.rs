@@ -5,11 +5,11 @@ use std::sync::Arc;
 use content::{Local, Store};
 use events::Exchange;
 use mount::{Erofs, Handler, Loop};
-use serde::Deserialize;
-use snapshots::{Capability, Native, Options, Overlay, Snapshotter};
 use types::Result;
 
 use crate::registry::{Part, Registry};
+
+mod snapshotters;
 
 /// The types of containerd's plugins (containerd `plugins/types.go`).
 pub(crate) mod kinds {
@@ -40,8 +40,7 @@ pub(crate) const MOUNT_MANAGER: &str = "io.containerd.mount-manager.v1.bolt";
 /// Adds the parts that every daemon has.
 pub(crate) fn add_defaults(registry: &mut Registry) {
     registry.add::<dyn Store>(kinds::CONTENT, "content", content);
-    registry.add::<dyn Snapshotter>(kinds::SNAPSHOTTER, "overlayfs", overlayfs);
-    registry.add::<dyn Snapshotter>(kinds::SNAPSHOTTER, "native", native);
+    snapshotters::add(registry);
     registry.add::<dyn Handler>(kinds::MOUNT_HANDLER, "erofs", |_| Ok(Arc::new(Erofs)));
     registry.add::<dyn Handler>(kinds::MOUNT_HANDLER, "loop", |_| Ok(Arc::new(Loop)));
     registry.add::<Exchange>(kinds::EVENT, "exchange", |_| Ok(Arc::new(Exchange::new())));
@@ -86,37 +85,4 @@ pub(crate) const FIXED: &[(&str, &str)] = &[
 
 fn content(part: &Part<'_>) -> Result<Arc<dyn Store>> {
     Ok(Arc::new(Local::open(part.root())?))
-}
-
-/// What the config may tell a snapshotter (containerd `plugins/snapshots/overlay/plugin`).
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct SnapshotterSection {
-    root_path: String,
-    upperdir_label: bool,
-    sync_remove: bool,
-    mount_options: Vec<String>,
-}
-
-impl SnapshotterSection {
-    fn root(&self, part: &Part<'_>) -> std::path::PathBuf {
-        if self.root_path.is_empty() { part.root() } else { part.root_at(&self.root_path) }
-    }
-}
-
-fn overlayfs(part: &Part<'_>) -> Result<Arc<dyn Snapshotter>> {
-    let section: SnapshotterSection = part.section()?;
-    let options = Options {
-        async_remove: !section.sync_remove,
-        upperdir_label: section.upperdir_label,
-        mount_options: section.mount_options.clone(),
-    };
-    let snapshotter = Overlay::open(section.root(part), options)?;
-    part.capabilities(snapshotter.capabilities().iter().copied().map(Capability::name));
-    Ok(Arc::new(snapshotter))
-}
-
-fn native(part: &Part<'_>) -> Result<Arc<dyn Snapshotter>> {
-    let section: SnapshotterSection = part.section()?;
-    Ok(Arc::new(Native::open(section.root(part))?))
 }

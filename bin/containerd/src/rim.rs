@@ -52,7 +52,7 @@ pub(crate) fn grpc(
             revision: crate::revision().to_owned(),
         }))
         .add_service(health::serve())
-        .add_service(introspection::serve(identity, plugins, limits))
+        .add_service(introspection::serve(identity, plugins, inspect(parts), limits))
         .add_service(namespaces::serve(parts.db.namespaces(), limits))
         .add_service(events::serve(parts.exchange.clone(), limits))
         .add_service(streaming::serve(streams.clone(), limits))
@@ -62,6 +62,7 @@ pub(crate) fn grpc(
                 move |scope: &Scope| Ok(parts.client(scope))
             },
             streams,
+            parts.registries.clone(),
             limits,
         ))
         .add_service(containers::serve(with(&scoped, |it| Ok(it.containers())), limits))
@@ -104,6 +105,14 @@ pub(crate) fn grpc(
 /// The mounts of a scope, unless the config says that there is no manager.
 fn managed(scoped: &metadata::Scoped) -> Result<Arc<dyn mount::Manager>> {
     scoped.mounts().ok_or_else(|| Error::unimplemented("mount manager"))
+}
+
+fn inspect(parts: &Parts) -> Arc<introspection::Inspect> {
+    let shims = parts.shims.clone();
+    Arc::new(move |runtime, options| {
+        let shims = shims.clone();
+        async move { shims.info(&runtime, options.as_ref()).await }.boxed()
+    })
 }
 
 /// Finds a part of what a scope may see.

@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use mount::Mount;
 use types::{Descriptor, Error, Kind, Result};
 
-use crate::{Apply, Compare, Differ};
+use crate::{Apply, Arriving, Compare, Differ};
 
 /// Several differs, each asked in turn until one knows what to do: `Unimplemented` is how one says
 /// that it does not (containerd `plugins/services/diff/local.go`).
@@ -39,6 +39,23 @@ impl Differ for Ordered {
             }
         }
         outcome
+    }
+
+    fn takes_arriving(&self) -> bool {
+        self.differs.first().is_some_and(|first| first.takes_arriving())
+    }
+
+    /// Bytes arrive once, so only the first is asked.
+    async fn apply_arriving(
+        &self,
+        media_type: &str,
+        source: Arriving,
+        mounts: &[Mount],
+        mut options: Apply,
+    ) -> Result<Descriptor> {
+        options.sync_fs |= self.sync_fs;
+        let first = self.differs.first().ok_or_else(|| Error::unimplemented("no differ"))?;
+        first.apply_arriving(media_type, source, mounts, options).await
     }
 
     async fn compare(

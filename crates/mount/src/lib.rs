@@ -45,6 +45,7 @@ pub use activation::{
     Plan, Transformer,
 };
 pub use attach::{all, one};
+pub use id_map::host_id;
 pub use read_only::{read_only, without_volatile};
 pub use rustix::mount::UnmountFlags;
 pub use temporary::Temporary;

@@ -7,11 +7,11 @@ use std::{
     time::Duration,
 };
 
-use api::containerd::task::v3::DeleteResponse;
+use api::containerd::{task::v3::DeleteResponse, types::RuntimeInfo};
 use prost::Message;
 use shim::bootstrap::{Answer, GRPC_ADDRESS, MAX_SHIM_VERSION, NAMESPACE, TTRPC_ADDRESS, VERSION};
 use tokio::{io::AsyncWriteExt, process::Command};
-use types::{Any, Error, Kind, Result};
+use types::{Any, Context, Error, Kind, Result};
 
 use crate::{Config, bundle::Bundle};
 
@@ -68,11 +68,7 @@ pub(crate) async fn start(
         command.arg("-debug");
     }
     command.arg("start");
-    let input = options.map(|any| {
-        let any = prost_types::Any { type_url: any.type_url.clone(), value: any.value.to_vec() };
-        any.encode_to_vec()
-    });
-    let output = run(command, input.as_deref().unwrap_or_default(), config.timeouts.start).await?;
+    let output = run(command, &input(options), config.timeouts.start).await?;
     Answer::parse(&String::from_utf8_lossy(&output))
 }
 
@@ -89,17 +85,27 @@ pub(crate) async fn delete(
         .map_err(|e| Error::caused(Kind::Internal, "answer of shim delete", e))
 }
 
-/// What the program says of itself besides its name (containerd `core/runtime/v2`, `loadShimInfo`).
-pub(crate) async fn annotations(
+/// Has the program of a runtime tell what it can do (containerd `core/runtime/v2/task_manager.go`,
+/// `PluginInfo`).
+pub(crate) async fn info(
     config: &Config,
     program: &Path,
-) -> Result<std::collections::BTreeMap<String, String>> {
+    options: Option<&Any>,
+) -> Result<RuntimeInfo> {
     let mut command = Command::new(program);
     command.arg("-info").kill_on_drop(true);
-    let output = run(command, &[], config.timeouts.start).await?;
-    let info = api::containerd::types::RuntimeInfo::decode(output.as_slice())
-        .map_err(|e| Error::caused(Kind::Internal, "answer of shim -info", e))?;
-    Ok(info.annotations.into_iter().collect())
+    let output = run(command, &input(options), config.timeouts.start)
+        .await
+        .context(|| format!("failed to run {} -info", program.display()))?;
+    RuntimeInfo::decode(output.as_slice())
+        .map_err(|e| Error::caused(Kind::Internal, "answer of shim -info", e))
+}
+
+/// Options as shims read them; nothing where there are none.
+fn input(options: Option<&Any>) -> Vec<u8> {
+    let wire =
+        |any: &Any| prost_types::Any { type_url: any.type_url.clone(), value: any.value.to_vec() };
+    options.map(|any| wire(any).encode_to_vec()).unwrap_or_default()
 }
 
 fn command(config: &Config, program: &Path, bundle: &Bundle) -> Command {

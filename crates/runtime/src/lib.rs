@@ -12,6 +12,7 @@
 //! ```
 mod binary;
 mod bundle;
+mod info;
 mod log;
 mod rootfs;
 pub mod sandbox;
@@ -22,6 +23,7 @@ mod tasks;
 
 use std::time::SystemTime;
 
+pub use info::RuntimeInfo;
 pub use sandbox::Endpoint;
 pub use shims::{Config, FindSandbox, Shims, Timeouts};
 

@@ -76,8 +76,8 @@ impl Allowed {
         if let Some(known) = told().get(program) {
             return known.clone();
         }
-        let annotations = match binary::annotations(config, program).await {
-            Ok(annotations) => annotations,
+        let annotations = match binary::info(config, program, None).await {
+            Ok(info) => info.annotations,
             Err(error) => {
                 tracing::debug!(runtime, %error, "a shim does not tell what it mounts");
                 return Vec::new();
