@@ -22,6 +22,7 @@ mod convert;
 mod held;
 mod image;
 mod import;
+mod mounts;
 mod package;
 mod process;
 mod progress;
@@ -62,6 +63,8 @@ pub struct Client {
     pub leases: Arc<dyn records::Leases>,
     /// Tenants.
     pub namespaces: Arc<dyn records::Records<records::Namespace>>,
+    /// Mounts that somebody looks after, where there is somebody.
+    pub mounts: Option<Arc<dyn mount::Manager>>,
     /// Running things.
     pub tasks: Arc<dyn Tasks>,
     /// What happens.

@@ -24,13 +24,16 @@
 //! # Ok(())
 //! # }
 //! ```
+mod activated;
 mod apply;
 mod arriving;
 mod compare;
 mod deflate;
+mod erofs;
 mod inflate;
 mod media;
 mod names;
+mod ordered;
 mod processor;
 mod repack;
 mod root;
@@ -50,7 +53,9 @@ use types::{Any, Descriptor, Labels, Result};
 pub use apply::{Applied, Options, Target, Whiteouts, apply, apply_to_mounts};
 pub use arriving::Arriving;
 pub use compare::compare;
+pub use erofs::{EROFS_LAYER, Erofs};
 pub use inflate::packing;
+pub use ordered::Ordered;
 pub use processor::Processor;
 pub use repack::{Packing, Repacked, inflate, repack};
 pub use walking::Walking;

@@ -9,13 +9,14 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use content::{Expected, Ingest, Store};
-use mount::Mount;
+use mount::{Manager, Mount};
 use tokio::{sync::mpsc, task};
 use tracing::{debug, warn};
 use types::{Context, Descriptor, Digest, Error, FieldMask, Result, labels, media_types};
 
 use crate::{
     Apply, Arriving, BEFORE_PARENT, Compare, Differ, NEEDS_PARENT, Options, Processor,
+    activated::Activated,
     apply_to_mounts,
     compare::compare_mounts,
     deflate::Made,
@@ -32,17 +33,24 @@ pub struct Walking {
     store: Arc<dyn Store>,
     scratch: PathBuf,
     processors: Vec<Processor>,
+    manager: Option<Arc<dyn Manager>>,
 }
 
 impl Walking {
     /// Reads and writes layers in `store`. What has to be mounted is mounted below `scratch`.
     pub fn new(store: Arc<dyn Store>, scratch: impl Into<PathBuf>) -> Self {
-        Self { store, scratch: scratch.into(), processors: Vec::new() }
+        Self { store, scratch: scratch.into(), processors: Vec::new(), manager: None }
     }
 
     /// Has programs turn layers of other media types into those that are known.
     pub fn with_processors(mut self, processors: Vec<Processor>) -> Self {
         self.processors = processors;
+        self
+    }
+
+    /// Has mounts that are no system's performed by a manager.
+    pub fn with_mounts(mut self, manager: Option<Arc<dyn Manager>>) -> Self {
+        self.manager = manager;
         self
     }
 
@@ -54,7 +62,8 @@ impl Walking {
         mounts: &[Mount],
         options: Apply,
     ) -> Result<Descriptor> {
-        let (media_type, mounts) = (media_type.to_owned(), mounts.to_vec());
+        let activated = Activated::of(self.manager.as_ref(), "diff-apply", mounts).await?;
+        let (media_type, mounts) = (media_type.to_owned(), activated.mounts.clone());
         let before_parent = options.payloads.contains_key(BEFORE_PARENT);
         let options = Options {
             overlay_bind: before_parent,
@@ -66,7 +75,9 @@ impl Walking {
         let applying =
             task::spawn_blocking(move || apply_to_mounts(reader, &media_type, &mounts, &options));
         let failed = |error| Error::caused(types::Kind::Internal, "apply", error);
-        let applied = applying.await.map_err(failed)??;
+        let applied = applying.await.map_err(failed);
+        activated.undo().await;
+        let applied = applied??;
         let mut described = Descriptor::new(media_types::LAYER, applied.digest, applied.size);
         if before_parent {
             let needs_parent = applied.needs_parent.to_string();
@@ -177,7 +188,17 @@ impl Differ for Walking {
         let is_own = options.reference.is_empty();
         let reference = if is_own { unique_reference()? } else { options.reference };
         let epoch = options.source_date_epoch;
-        let job = Job { lower: lower.to_vec(), upper: upper.to_vec(), compression, epoch };
+        let manager = self.manager.as_ref();
+        let lower = Activated::of(manager, "diff-lower", lower).await?;
+        let upper = match Activated::of(manager, "diff-upper", upper).await {
+            Ok(upper) => upper,
+            Err(error) => {
+                lower.undo().await;
+                return Err(error);
+            }
+        };
+        let (old, new) = (lower.mounts.clone(), upper.mounts.clone());
+        let job = Job { lower: old, upper: new, compression, epoch };
         let made: Result<Made> = async {
             let ingest = self.store.writer(&reference, Expected::default()).await;
             let mut ingest = ingest.context(|| "failed to open writer")?;
@@ -189,6 +210,8 @@ impl Differ for Walking {
             Ok(made)
         }
         .await;
+        upper.undo().await;
+        lower.undo().await;
         if is_own
             && made.is_err()
             && let Err(error) = self.store.abort(&reference).await
@@ -202,7 +225,7 @@ impl Differ for Walking {
 }
 
 /// A name that no other ingest has: the time and something random.
-fn unique_reference() -> Result<String> {
+pub(crate) fn unique_reference() -> Result<String> {
     let mut random = [0; 8];
     rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
         .map_err(io::Error::from)?;

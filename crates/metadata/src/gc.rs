@@ -162,6 +162,8 @@ async fn once(db: &Db) -> Result<Found> {
         pressure.note_expiry(stats.expires);
         dirty.append(&mut pressure.dirty);
     }
+    // What somebody else unmounted is noticed by looking alone.
+    dirty.extend(db.shared.mounts.get().map(|_| Backend::Mounts));
     Ok(Found { stats, sweeps: ask(db, dirty), number })
 }
 
@@ -239,6 +241,7 @@ impl Backend {
         match self {
             Self::Content => "",
             Self::Snapshotter(name) => name,
+            Self::Mounts => "mounts",
         }
     }
 }

@@ -11,6 +11,7 @@
 //!
 //! ```text
 //! scope(namespace, lease) --> containers images leases   -- records --.
+//!                         --> mounts -- records, Activator ----------+
 //!                         --> content, snapshotter(name) -- records --+--> meta.sqlite (one writer)
 //!                                     |                               |
 //!                                     v                            collect
@@ -53,10 +54,17 @@ mod scoped;
 pub use gc::{Collector, Removed, Schedule, Stats};
 pub use scoped::Scoped;
 
-use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use ::content::Store;
 use ::events::Publisher;
+use ::mount::Activator;
 use ::records::{Namespace, Records};
 use ::snapshots::Snapshotter;
 use tokio::task::spawn_blocking;
@@ -128,6 +136,7 @@ struct Shared {
     backends: Backends,
     sharing: Sharing,
     turns: Turns,
+    mounts: OnceLock<Arc<Activator>>,
     patience: Duration,
 }
 
@@ -169,11 +178,21 @@ impl Db {
                 backends,
                 sharing: options.sharing,
                 turns: Turns::default(),
+                mounts: OnceLock::new(),
                 patience: options.patience,
             }),
         };
         scoped::recover(&db).await?;
         Ok(db)
+    }
+
+    /// Lets the database look after the mounts that `activator` performs, of which nobody else makes
+    /// any. What was mounted and is not known, or known and not mounted, is taken away first.
+    pub async fn manage_mounts(&self, activator: Arc<Activator>) -> Result<()> {
+        if self.shared.mounts.set(activator).is_err() {
+            return Err(Error::already_exists("mount manager"));
+        }
+        scoped::recover_mounts(self).await
     }
 
     /// All namespaces.

@@ -12,6 +12,7 @@ mod cases {
     mod crash;
     mod events;
     mod leases;
+    mod mounts;
     mod pace;
     mod records;
     mod rescue;

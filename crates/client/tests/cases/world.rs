@@ -139,6 +139,7 @@ impl Parts {
             containers: scoped.containers(),
             leases: scoped.leases(),
             namespaces: self.db.namespaces(),
+            mounts: None,
             tasks: self.shim.clone(),
             events: self.exchange.clone(),
             under: None,

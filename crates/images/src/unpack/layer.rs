@@ -140,7 +140,11 @@ impl Unpacker {
         let media_type = &layer.descriptor.media_type;
         let options = self.options_for(active);
         let applied = self.differ.apply_arriving(media_type, arriving, &active.mounts, options);
-        Some(applied.await.and_then(|applied| checked(layer, &applied)))
+        match applied.await {
+            // Another differ may know it, once it is in the store.
+            Err(error) if error.kind() == Kind::Unimplemented => None,
+            applied => Some(applied.and_then(|applied| checked(layer, &applied))),
+        }
     }
 
     /// Unpacks a layer once more, over its parent.
