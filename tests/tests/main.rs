@@ -5,6 +5,7 @@ mod codes;
 mod content;
 mod daemon;
 mod events;
+mod execution;
 mod faults;
 mod hostile;
 mod images;

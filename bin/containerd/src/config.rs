@@ -276,6 +276,7 @@ fn timeout(
         "io.containerd.timeout.shim.cleanup" => &mut timeouts.cleanup,
         "io.containerd.timeout.shim.shutdown" => &mut timeouts.shutdown,
         "io.containerd.timeout.task.state" => &mut timeouts.state,
+        "io.containerd.timeout.metrics.shimstats" => &mut timeouts.stats,
         _ => {
             warnings.push(Warning(format!("unknown timeout in config: {name}")));
             return Ok(());

@@ -13,13 +13,13 @@ use std::{
     time::Duration,
 };
 
-use client::{Client, Under};
+use client::{Client, KeptCheckpoints, Under};
 use content::Store;
 use diff::{Differ, Walking};
 use events::{Bus, Exchange};
 use images::Flights;
 use metadata::{Backends, Collector, Db, Options, Scoped, Sharing};
-use runtime::Shims;
+use runtime::{Shims, Tasks};
 use serde::Deserialize;
 use services::introspection::Plugin;
 use snapshots::Snapshotter;
@@ -128,6 +128,7 @@ impl Daemon {
         let config = self.registry.config();
         let program = std::env::current_exe().context(|| "the daemon's own program")?;
         let directory = format!("{}.task", kinds::RUNTIME);
+        let section: ShimSection = config.section(&format!("{}.manager", kinds::SHIM))?;
         Ok(runtime::Config {
             root: config.root.join(&directory),
             state: config.state.join(&directory),
@@ -136,6 +137,10 @@ impl Daemon {
             beside: program.parent().map(Path::to_owned),
             publish_binary: program,
             debug: matches!(config.level.as_str(), "debug" | "trace"),
+            version: crate::VERSION.to_owned(),
+            boot_id: boot_id()?,
+            env: section.env,
+            grpc: Some(services::shims::grpc()),
             timeouts: config.timeouts,
         })
     }
@@ -208,6 +213,18 @@ impl Daemon {
     }
 }
 
+/// What the config may tell shims (containerd `core/runtime/v2/shim_manager.go`).
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct ShimSection {
+    env: Vec<String>,
+}
+
+/// Which boot of the machine this is: the kernel draws a new id each time.
+fn boot_id() -> Result<String> {
+    Ok(fs_err::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+}
+
 impl Parts {
     /// The daemon's own parts on behalf of `scope`, for the flows that run inside it.
     pub(crate) fn client(&self, scope: &Scope) -> Client {
@@ -228,11 +245,17 @@ impl Parts {
             containers: scoped.containers(),
             leases: scoped.leases(),
             namespaces: self.db.namespaces(),
-            tasks: self.shims.tasks(scope, scoped.containers()),
+            tasks: self.tasks(scope, &scoped),
             events: self.exchange.clone() as Arc<dyn Bus>,
             under,
             flights: self.flights.clone(),
         }
+    }
+
+    /// The tasks of a scope, whose checkpoints are content that it may see.
+    pub(crate) fn tasks(&self, scope: &Scope, scoped: &Scoped) -> Arc<dyn Tasks> {
+        let checkpoints = Arc::new(KeptCheckpoints::new(scoped.content()));
+        self.shims.tasks(scope, scoped.containers(), checkpoints)
     }
 
     /// Layers over the content that a scope may see.

@@ -18,6 +18,7 @@ pub(crate) mod kinds {
     pub(crate) const METADATA: &str = "io.containerd.metadata.v1";
     pub(crate) const GC: &str = "io.containerd.gc.v1";
     pub(crate) const RUNTIME: &str = "io.containerd.runtime.v2";
+    pub(crate) const SHIM: &str = "io.containerd.shim.v1";
     pub(crate) const DIFFER: &str = "io.containerd.differ.v1";
     pub(crate) const LEASE: &str = "io.containerd.lease.v1";
     pub(crate) const TRANSFER: &str = "io.containerd.transfer.v1";
@@ -40,6 +41,7 @@ pub(crate) const FIXED: &[(&str, &str)] = &[
     (kinds::METADATA, "bolt"),
     (kinds::GC, "scheduler"),
     (kinds::RUNTIME, "task"),
+    (kinds::SHIM, "manager"),
     (kinds::DIFFER, "walking"),
     (kinds::LEASE, "manager"),
     (kinds::TRANSFER, "local"),

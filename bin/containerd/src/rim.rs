@@ -44,7 +44,6 @@ pub(crate) fn grpc(
     let db = parts.db.clone();
     let scoped = move |scope: &Scope| db.scope(scope.clone());
     let streams = Streams::default();
-    let shims = parts.shims.clone();
     let mut routes = Routes::builder();
     routes
         .add_service(version::serve(Version {
@@ -83,7 +82,10 @@ pub(crate) fn grpc(
             limits,
         ))
         .add_service(tasks::serve(
-            move |scope: &Scope| Ok(shims.tasks(scope, scoped(scope).containers())),
+            {
+                let parts = parts.clone();
+                move |scope: &Scope| Ok(parts.tasks(scope, &scoped(scope)))
+            },
             limits,
         ));
     Rim { routes: routes.routes() }

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use runtime::Tasks;
 use types::Result;
 
+mod checkpoint;
 mod container;
 mod held;
 mod image;
@@ -26,6 +27,7 @@ mod push;
 mod retry;
 mod stdio;
 
+pub use checkpoint::{CHECKPOINT, CHECKPOINT_CONFIG, KeptCheckpoints};
 pub use container::NewContainer;
 pub use held::Held;
 pub use process::{NewTask, Process};

@@ -24,6 +24,7 @@ pub mod images;
 pub mod introspection;
 pub mod leases;
 pub mod namespaces;
+pub mod shims;
 pub mod snapshots;
 pub mod streaming;
 pub mod tasks;
