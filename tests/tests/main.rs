@@ -11,6 +11,7 @@ mod hostile;
 mod images;
 mod leases;
 mod namespaces;
+mod observing;
 mod refusals;
 mod restart;
 mod run;

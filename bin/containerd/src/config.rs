@@ -29,6 +29,10 @@ pub struct Config {
     pub grpc: Socket,
     /// The ttrpc socket. An empty address is the gRPC socket's with `.ttrpc` after it.
     pub ttrpc: Socket,
+    /// The TCP address of the metrics; empty for none.
+    pub metrics: String,
+    /// How long opening the database may wait; zero for ever.
+    pub open_timeout: Duration,
     /// What is logged: `trace`, `debug`, `info`, `warn`, `error`, `fatal`, `panic`.
     pub level: String,
     /// How it is logged: `text` or `json`.
@@ -68,6 +72,8 @@ impl Default for Config {
             state: "/run/containerd".into(),
             grpc: Socket { address, ..Socket::default() },
             ttrpc: Socket::default(),
+            metrics: String::new(),
+            open_timeout: Duration::ZERO,
             level: "info".into(),
             format: "text".into(),
             oom_score: 0,
@@ -154,6 +160,8 @@ struct File {
     #[serde(default)]
     debug: Debug,
     #[serde(default)]
+    metrics: Metrics,
+    #[serde(default)]
     timeouts: BTreeMap<String, String>,
     #[serde(default)]
     plugins: BTreeMap<String, Table>,
@@ -168,6 +176,13 @@ struct Listen {
     gid: Option<u32>,
     max_recv_message_size: Option<usize>,
     max_send_message_size: Option<usize>,
+    #[serde(flatten)]
+    rest: Table,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Metrics {
+    address: Option<String>,
     #[serde(flatten)]
     rest: Table,
 }
@@ -189,6 +204,7 @@ impl File {
             ("grpc.", &self.grpc.rest),
             ("ttrpc.", &self.ttrpc.rest),
             ("debug.", &self.debug.rest),
+            ("metrics.", &self.metrics.rest),
         ] {
             warnings.extend(rest.iter().filter(|(_, value)| !is_empty(value)).map(|(key, _)| {
                 Warning(format!("unknown section or key in config: {section}{key}"))
@@ -199,11 +215,12 @@ impl File {
         set(&mut config.oom_score, self.oom_score);
         set(&mut config.level, self.debug.level.filter(|level| !level.is_empty()));
         set(&mut config.format, self.debug.format.filter(|format| !format.is_empty()));
+        set(&mut config.metrics, self.metrics.address);
         self.grpc.apply(&mut config.grpc);
         self.ttrpc.apply(&mut config.ttrpc);
         config.disabled = self.disabled_plugins;
         for (name, value) in &self.timeouts {
-            timeout(&mut config.timeouts, name, value, warnings)?;
+            timeout(&mut config, name, value, warnings)?;
         }
         let uri = |name: String| if version == 1 { long_name(name) } else { name };
         config.plugins = self.plugins.into_iter().map(|(name, it)| (uri(name), it)).collect();
@@ -218,6 +235,9 @@ impl File {
         }
         if let Some(ttrpc) = self.plugins.remove("io.containerd.server.v1.ttrpc") {
             self.ttrpc = ttrpc.try_into().map_err(invalid)?;
+        }
+        if let Some(metrics) = self.plugins.remove("io.containerd.server.v1.metrics") {
+            self.metrics = metrics.try_into().map_err(invalid)?;
         }
         if let Some(debug) = self.plugins.remove("io.containerd.server.v1.debug") {
             self.debug = debug.try_into().map_err(invalid)?;
@@ -266,12 +286,14 @@ fn long_name(name: String) -> String {
 }
 
 fn timeout(
-    timeouts: &mut Timeouts,
+    config: &mut Config,
     name: &str,
     value: &str,
     warnings: &mut Vec<Warning>,
 ) -> Result<()> {
+    let Config { timeouts, open_timeout, .. } = config;
     let place = match name {
+        "io.containerd.timeout.bolt.open" => open_timeout,
         "io.containerd.timeout.shim.load" => &mut timeouts.load,
         "io.containerd.timeout.shim.cleanup" => &mut timeouts.cleanup,
         "io.containerd.timeout.shim.shutdown" => &mut timeouts.shutdown,
@@ -340,6 +362,10 @@ mod tests {
                   level = "debug"
                 [timeouts]
                   "io.containerd.timeout.shim.load" = "1m30s"
+                  "io.containerd.timeout.metrics.shimstats" = "3s"
+                  "io.containerd.timeout.bolt.open" = "4s"
+                [metrics]
+                  address = "127.0.0.1:1338"
                 [plugins."io.containerd.gc.v1.scheduler"]
                   mutation_threshold = 7
                 "#
@@ -347,6 +373,9 @@ mod tests {
             assert_eq!((config.root, config.state), ("/r".into(), "/s".into()));
             assert_eq!((config.grpc.gid, config.grpc.limits.receive), (7, 1024));
             assert_eq!(config.timeouts.load, Duration::from_secs(90));
+            assert_eq!(config.timeouts.stats, Duration::from_secs(3));
+            assert_eq!(config.open_timeout, Duration::from_secs(4));
+            assert_eq!(config.metrics, "127.0.0.1:1338");
             assert_eq!(config.level, "debug");
             assert_eq!(config.plugins.len(), 1);
             assert_eq!(config.disabled, ["io.containerd.snapshotter.v1.native"]);
@@ -360,9 +389,12 @@ mod tests {
             version = 4
             [plugins."io.containerd.server.v1.grpc"]
               address = "/a.sock"
+            [plugins."io.containerd.server.v1.metrics"]
+              address = "127.0.0.1:1338"
         "#;
         let (config, warnings) = parse(text);
         assert_eq!(config.grpc.address, "/a.sock");
+        assert_eq!(config.metrics, "127.0.0.1:1338");
         assert_eq!(config.ttrpc_address(), "/a.sock.ttrpc");
         assert!(warnings.is_empty() && config.plugins.is_empty());
     }

@@ -30,6 +30,7 @@ use crate::{
     Config,
     identity::{claim, identity},
     listeners::listen,
+    metrics,
     plugins::{self, kinds},
     registry::{Part, Registry},
     rim,
@@ -101,7 +102,8 @@ impl Daemon {
         };
         let options = Options { sharing: self.sharing()?, publisher: Some(exchange.clone()) };
         let path = config.root.join("io.containerd.metadata.v1.sqlite").join("meta.sqlite");
-        let db = Db::open(path, backends, options).await.context(|| "metadata")?;
+        let opening = Db::open(path, backends, options);
+        let db = within(config.open_timeout, opening).await.context(|| "metadata")?;
         let shims = Shims::open(self.shims()?, exchange.clone())?;
         let scratch = config.state.join(format!("{}.walking", kinds::DIFFER));
         empty_directory(&scratch)?;
@@ -159,6 +161,10 @@ impl Daemon {
         let identity = identity(&config.root)?;
         let rim = rim::grpc(parts, identity, self.inspect().into(), config.grpc.limits);
         let mut grpc = tokio::spawn(rim.serve(grpc, end.clone().cancelled_owned()));
+        if let Some(listener) = metrics::listen(&config.metrics).await? {
+            let source = Arc::new(self.metrics(parts)?);
+            tokio::spawn(metrics::serve(listener, source, end.clone()));
+        }
         let shims = rim::ttrpc(parts);
         let ttrpc_end = end.clone().cancelled_owned();
         let mut ttrpc = tokio::spawn(async move { shims.serve(ttrpc, ttrpc_end).await });
@@ -180,6 +186,17 @@ impl Daemon {
             ttrpc.abort();
         }
         Ok(())
+    }
+
+    fn metrics(&self, parts: &Parts) -> Result<metrics::Source> {
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct Section {
+            no_prometheus: bool,
+        }
+        let section: Section =
+            self.registry.config().section(&format!("{}.cgroups", kinds::MONITOR))?;
+        Ok(metrics::Source { shims: parts.shims.clone(), tasks: !section.no_prometheus })
     }
 
     /// All parts, those that are built by name and those that are always there.
@@ -286,6 +303,16 @@ fn empty_directory(path: &Path) -> Result<()> {
         fs_err::remove_dir(entry.path())?;
     }
     Ok(())
+}
+
+/// Waits for what is being opened, for as long as that may take; zero is for ever.
+async fn within<T>(limit: Duration, opening: impl Future<Output = Result<T>>) -> Result<T> {
+    if limit.is_zero() {
+        return opening.await;
+    }
+    tokio::time::timeout(limit, opening)
+        .await
+        .unwrap_or_else(|_| Err(Error::deadline("timeout waiting for the database")))
 }
 
 /// What is not permitted is not done: containers go before the daemon either way.

@@ -25,13 +25,16 @@ mod config;
 mod daemon;
 mod identity;
 mod listeners;
+mod metrics;
 mod plugins;
+mod publish;
 mod registry;
 mod rim;
 mod schedule;
 
 pub use config::{Config, Warning};
 pub use daemon::Daemon;
+pub use publish::Publish;
 pub use registry::{Part, Registry};
 
 /// The version of containerd that this daemon stands in for.

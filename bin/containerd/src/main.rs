@@ -2,8 +2,8 @@
 //! The containerd daemon.
 use std::{path::PathBuf, process::ExitCode};
 
-use clap::{ArgAction, Parser};
-use containerd::{Config, Daemon, Warning, version_line};
+use clap::{ArgAction, Parser, Subcommand};
+use containerd::{Config, Daemon, Publish, Warning, version_line};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::{
     filter::{LevelFilter, Targets},
@@ -36,6 +36,13 @@ struct Flags {
     /// Print the version
     #[arg(long, short, action = ArgAction::SetTrue)]
     version: bool,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Publish(Publish),
 }
 
 fn main() -> ExitCode {
@@ -44,13 +51,27 @@ fn main() -> ExitCode {
         println!("{}", version_line());
         return ExitCode::SUCCESS;
     }
-    match start(flags) {
+    match run(flags) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("containerd: {error}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn run(mut flags: Flags) -> Result<()> {
+    match flags.command.take() {
+        None => start(flags),
+        Some(Command::Publish(publish)) => publish_at(flags.address, publish),
+    }
+}
+
+fn publish_at(address: Option<String>, publish: Publish) -> Result<()> {
+    let address = address.unwrap_or_else(|| Config::default().grpc.address);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.context(|| "start the runtime")?;
+    runtime.block_on(publish.run(&address, std::io::stdin().lock()))
 }
 
 fn start(flags: Flags) -> Result<()> {

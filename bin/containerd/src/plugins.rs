@@ -19,6 +19,7 @@ pub(crate) mod kinds {
     pub(crate) const GC: &str = "io.containerd.gc.v1";
     pub(crate) const RUNTIME: &str = "io.containerd.runtime.v2";
     pub(crate) const SHIM: &str = "io.containerd.shim.v1";
+    pub(crate) const MONITOR: &str = "io.containerd.monitor.task.v1";
     pub(crate) const DIFFER: &str = "io.containerd.differ.v1";
     pub(crate) const LEASE: &str = "io.containerd.lease.v1";
     pub(crate) const TRANSFER: &str = "io.containerd.transfer.v1";
@@ -42,6 +43,7 @@ pub(crate) const FIXED: &[(&str, &str)] = &[
     (kinds::GC, "scheduler"),
     (kinds::RUNTIME, "task"),
     (kinds::SHIM, "manager"),
+    (kinds::MONITOR, "cgroups"),
     (kinds::DIFFER, "walking"),
     (kinds::LEASE, "manager"),
     (kinds::TRANSFER, "local"),

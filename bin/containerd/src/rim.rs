@@ -51,7 +51,12 @@ pub(crate) fn grpc(
             revision: crate::revision().to_owned(),
         }))
         .add_service(health::serve())
-        .add_service(introspection::serve(identity, plugins, limits))
+        .add_service(introspection::serve_with_runtimes(
+            identity,
+            plugins,
+            parts.shims.clone(),
+            limits,
+        ))
         .add_service(namespaces::serve(parts.db.namespaces(), limits))
         .add_service(events::serve(parts.exchange.clone(), limits))
         .add_service(streaming::serve(streams.clone(), limits))

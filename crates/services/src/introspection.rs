@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The introspection service (`containerd.services.introspection.v1`): what a daemon is made of.
+mod runtime;
+
 use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
+use ::runtime::Shims;
 use api::{containerd::services::introspection::v1 as pb, google::rpc};
 use pb::{
     introspection_client::IntrospectionClient,
@@ -65,7 +68,17 @@ pub fn serve(
     plugins: Arc<[Plugin]>,
     limits: Limits,
 ) -> IntrospectionServer<Server> {
-    limited!(IntrospectionServer::new(Server { identity, plugins }), limits)
+    limited!(IntrospectionServer::new(Server { identity, plugins, shims: None }), limits)
+}
+
+/// Serves the same, and what the runtimes of `shims` can do.
+pub fn serve_with_runtimes(
+    identity: Identity,
+    plugins: Arc<[Plugin]>,
+    shims: Arc<Shims>,
+    limits: Limits,
+) -> IntrospectionServer<Server> {
+    limited!(IntrospectionServer::new(Server { identity, plugins, shims: Some(shims) }), limits)
 }
 
 /// Asks `peer` which daemon it is.
@@ -95,6 +108,7 @@ pub async fn plugin(peer: Peer, kind: &str, id: &str) -> Result<Plugin> {
 pub struct Server {
     identity: Identity,
     plugins: Arc<[Plugin]>,
+    shims: Option<Arc<Shims>>,
 }
 
 #[tonic::async_trait]
@@ -115,12 +129,14 @@ impl Introspection for Server {
         &self,
         request: Request<pb::PluginInfoRequest>,
     ) -> Reply<pb::PluginInfoResponse> {
-        let pb::PluginInfoRequest { r#type: kind, id, .. } = request.into_inner();
+        let pb::PluginInfoRequest { r#type: kind, id, options } = request.into_inner();
         let found = self.plugins.iter().find(|plugin| plugin.kind == kind && plugin.id == id);
         let plugin = found
             .cloned()
             .ok_or_else(|| status(Error::not_found(format!("plugin {kind}.{id}"))))?;
-        Ok(Response::new(pb::PluginInfoResponse { plugin: Some(plugin.to_wire()), extra: None }))
+        let extra = runtime::extra(self.shims.as_ref(), (&kind, &id), options).await;
+        let (plugin, extra) = (Some(plugin.to_wire()), extra.map_err(status)?);
+        Ok(Response::new(pb::PluginInfoResponse { plugin, extra }))
     }
 }
 

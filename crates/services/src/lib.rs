@@ -23,6 +23,7 @@ pub mod health;
 pub mod images;
 pub mod introspection;
 pub mod leases;
+pub mod metrics;
 pub mod namespaces;
 pub mod shims;
 pub mod snapshots;

@@ -17,7 +17,7 @@ use tokio::{
     sync::watch,
 };
 use tonic::{
-    Request, Status,
+    Code, Request, Status,
     client::Grpc,
     codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
     metadata::MetadataValue,
@@ -122,7 +122,12 @@ impl Contract for Connection {
                 .await
                 .map_err(|_elapsed| late())?,
         };
-        answer.map_err(|status| if self.is_closed() { gone() } else { error(status) })
+        answer.map_err(|status| match status.code() {
+            _ if self.is_closed() => gone(),
+            // The transport looks at the deadline too, and calls it so.
+            Code::Cancelled if patience.is_some() => late(),
+            _ => error(status),
+        })
     }
 
     async fn closed(&self) {
@@ -175,5 +180,116 @@ impl Decoder for Encoded {
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
         let length = bytes::Buf::remaining(buffer);
         Ok(Some(bytes::Buf::copy_to_bytes(buffer, length)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{convert::Infallible, path::Path, time::Duration};
+
+    use futures_util::future::BoxFuture;
+    use tokio::{net::UnixListener, task::JoinHandle};
+    use tokio_stream::wrappers::UnixListenerStream;
+    use tonic::{
+        Response,
+        body::Body,
+        codegen::Service,
+        server::{Grpc as Serving, NamedService, UnaryService},
+        transport::Server,
+    };
+
+    use super::*;
+
+    /// A service whose one method answers with the namespace and what it was given, and whose other
+    /// methods take for ever.
+    #[derive(Clone)]
+    struct Echo;
+
+    impl NamedService for Echo {
+        const NAME: &'static str = "x.Echo";
+    }
+
+    impl Service<http::Request<Body>> for Echo {
+        type Response = http::Response<Body>;
+        type Error = Infallible;
+        type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+            Box::pin(async move {
+                if request.uri().path() != "/x.Echo/Say" {
+                    std::future::pending::<()>().await;
+                }
+                Ok(Serving::new(Encoded).unary(Echo, request).await)
+            })
+        }
+    }
+
+    impl UnaryService<Bytes> for Echo {
+        type Response = Bytes;
+        type Future = BoxFuture<'static, Result<Response<Bytes>, Status>>;
+
+        fn call(&mut self, request: Request<Bytes>) -> Self::Future {
+            Box::pin(async move {
+                let namespace = request.metadata().get(NAMESPACE).cloned();
+                let namespace = namespace.ok_or_else(|| Status::failed_precondition("whose?"))?;
+                let said = [namespace.as_bytes(), b" ", request.get_ref()].concat();
+                Ok(Response::new(said.into()))
+            })
+        }
+    }
+
+    fn serve(path: &Path) -> JoinHandle<()> {
+        let incoming = UnixListenerStream::new(UnixListener::bind(path).unwrap());
+        tokio::spawn(async move {
+            Server::builder().add_service(Echo).serve_with_incoming(incoming).await.unwrap();
+        })
+    }
+
+    fn call<'a>(method: &'a str, patience: Duration) -> Call<'a> {
+        let payload = Bytes::from_static(b"hello");
+        Call { service: "x.Echo", method, namespace: "ns", payload, patience: Some(patience) }
+    }
+
+    const LONG: Duration = Duration::from_secs(10);
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_shim_is_called_on_behalf_of_a_namespace_until_it_is_gone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        let server = serve(&path);
+        let channel = grpc().connect(&format!("unix://{}", path.display())).await.unwrap();
+        assert_eq!(channel.call(call("Say", LONG)).await.unwrap(), b"ns hello"[..]);
+        let late = channel.call(call("Hang", Duration::from_millis(50))).await.unwrap_err();
+        assert_eq!(late.kind(), Kind::DeadlineExceeded);
+        assert!(!channel.is_closed());
+        // What the server accepted lives on in tasks of its own; only its process' end ends those.
+        server.abort();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_end_of_a_shim_is_seen_by_all_who_wait() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        let listener = UnixListener::bind(&path).unwrap();
+        let accepting = tokio::spawn(async move { listener.accept().await.unwrap().0 });
+        let channel = grpc().connect(path.to_str().unwrap()).await.unwrap();
+        let waiting = channel.clone();
+        let asked = tokio::spawn(async move { waiting.call(call("Say", LONG)).await });
+        drop(accepting.await.unwrap());
+        tokio::time::timeout(LONG, channel.closed()).await.unwrap();
+        assert_eq!(asked.await.unwrap().unwrap_err().kind(), Kind::Unavailable);
+        let again = channel.call(call("Say", LONG)).await.unwrap_err();
+        assert_eq!(again.kind(), Kind::Unavailable);
+        assert!(channel.is_closed());
+    }
+
+    #[tokio::test]
+    async fn a_socket_where_nobody_listens_is_unavailable() {
+        let refused = grpc().connect("/nowhere.sock").await.err().unwrap();
+        assert_eq!(refused.kind(), Kind::Unavailable);
     }
 }
