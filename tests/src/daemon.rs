@@ -14,12 +14,15 @@ use crate::process::{end, send};
 use crate::wait::{PATIENCE, until};
 use crate::{Context, Ctr, Failure, Outcome, ensure, probe, process};
 
+/// Where scenarios say what happens to our programs.
+const FAILPOINTS: &str = "failpoints";
+
 /// A daemon on a private root, state and socket. Dropping it ends it and all of its containers.
 ///
 /// ```text
 /// <home>/bin/                        the daemon, and the one shim that it is to find
 ///        config.toml  log
-///        root/  state/  tmp/  c.sock  c.sock.ttrpc
+///        root/  state/  tmp/  failpoints/  c.sock  c.sock.ttrpc
 /// ```
 #[derive(Debug)]
 pub struct Daemon {
@@ -44,7 +47,7 @@ impl Daemon {
     /// Puts daemon and shim side by side: Go's daemon looks for a shim on the PATH and then beside
     /// itself (containerd's `runtime/v2/manager.go`), so this place is first in either order.
     fn furnish(&self, profile: Profile) -> Outcome {
-        for dir in ["bin", "tmp"] {
+        for dir in ["bin", "tmp", FAILPOINTS] {
             fs_err::create_dir(self.home().join(dir))?;
         }
         place(&self.programs.daemon, &self.binary(), profile)?;
@@ -80,8 +83,20 @@ impl Daemon {
         let path = format!("{}:{SYSTEM_PATH}", self.home().join("bin").display());
         command.arg("--config").arg(self.home().join("config.toml"));
         command.env("PATH", path).env("TMPDIR", self.home().join("tmp"));
+        command.env("CONTAINERD_FAILPOINTS", self.home().join(FAILPOINTS));
         command.current_dir(self.home()).stdin(Stdio::null());
         command
+    }
+
+    /// Has something happen, once, to the first of our programs that comes to a named place: `kill`,
+    /// `hang`, or anything else to fail with (`crates/sys/src/failpoint.rs`).
+    pub fn arm(&self, place: &str, action: &str) -> Outcome {
+        Ok(fs_err::write(self.home().join(FAILPOINTS).join(place), action)?)
+    }
+
+    /// Whether a program has come to a place that was armed.
+    pub fn was_reached(&self, place: &str) -> bool {
+        !self.home().join(FAILPOINTS).join(place).exists()
     }
 
     fn boot(&mut self) -> Outcome {

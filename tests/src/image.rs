@@ -247,6 +247,11 @@ impl Image {
         self
     }
 
+    /// The archive of one layer, as it is before compression.
+    pub fn archive(&self, layer: usize) -> Outcome<&[u8]> {
+        Ok(&self.layers.get(layer).context("a layer of that number")?.tar)
+    }
+
     /// Makes the blobs: layers, config and manifest.
     pub fn pack(&self) -> Outcome<Packed> {
         let (manifest_type, config_type, _) = types(self.dialect);

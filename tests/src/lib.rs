@@ -10,6 +10,7 @@
 //! World --- Daemon --- Estate     what it owns on the machine, found by marks, removed on drop
 //!   |          `------ probe      does it answer?
 //!   |----- Ctr ------- process    run, watch, with limits      Pty: the same on a terminal
+//!   |----- Docker    the Engine, for those who drive containerd through it
 //!   `----- Registry    KnobRegistry      a real one, and one that misbehaves
 //!               `--- image --- tar       images made on the spot, as wrong as wanted
 //! ```
@@ -26,6 +27,7 @@
 
 mod ctr;
 mod daemon;
+pub mod docker;
 mod estate;
 mod failure;
 mod http;

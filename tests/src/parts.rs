@@ -89,6 +89,7 @@ pub fn package(name: &str) -> &str {
     match name {
         "ctr" | SHIM => "containerd",
         "busybox" => "busybox-static",
+        "docker" | "dockerd" => "docker.io",
         other => other,
     }
 }

@@ -70,6 +70,14 @@ macro_rules! for_their_ctr {
     };
 }
 
+/// Declares scenarios about what only our shim has or promises, under either daemon.
+#[macro_export]
+macro_rules! for_our_shim {
+    ($($name:ident),* $(,)?) => {
+        $($crate::plays!($name: go_ctr GO_CTR, ours OURS, our_shim OUR_SHIM);)*
+    };
+}
+
 /// Declares scenarios about what only ours has or promises.
 #[macro_export]
 macro_rules! only_ours {

@@ -4,6 +4,7 @@
 mod codes;
 mod content;
 mod daemon;
+mod docker;
 mod events;
 mod execution;
 mod faults;
@@ -15,6 +16,7 @@ mod observing;
 mod refusals;
 mod restart;
 mod run;
+mod shims;
 mod snapshots;
 mod store;
 mod tasks;

@@ -46,7 +46,7 @@ impl Tally {
 /// Runs it all; with `reference`, scenarios play only on the distribution's containerd.
 pub(crate) fn run(reference: bool) -> Outcome {
     show::chapter("packages");
-    install::packages(&["runc", "docker-registry", "busybox-static", "containerd", "criu"])?;
+    install::packages(&["runc", "docker-registry", "busybox-static", "containerd", "docker.io", "criu"])?;
     e2e::sweep();
     let steps = steps(reference);
     // Whatever a scenario that was killed could not clean up itself.

@@ -8,6 +8,7 @@ use std::{
     collections::BTreeMap,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use api::containerd::{
@@ -17,13 +18,17 @@ use api::containerd::{
 };
 use cgroups::Cgroup;
 use shim::{Context, Exited, Expecting, stdio::Io, stdio::Stdio};
-use tokio::sync::{mpsc, oneshot, watch};
+use sys::failpoint;
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::timeout,
+};
 use tracing::{error, warn};
 use types::{Error, Result};
 
 use crate::{
     oom::Oom,
-    process::{Exit, Facts, Process},
+    process::{Exit, Facts, Process, Target},
     runc::{Failure, Runc},
     state::{Action, State},
 };
@@ -36,6 +41,8 @@ mod exec;
 pub(crate) use create::create;
 
 const SIGKILL: u32 = 9;
+/// How long a container that is to be killed may be busy with something else.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Whoever answers is gone only if the shim is: then nobody is left to be answered.
 pub(crate) type Reply<T> = oneshot::Sender<Result<T>>;
@@ -109,6 +116,7 @@ pub(crate) struct Handle {
 #[derive(Clone, Debug)]
 pub(crate) struct Known {
     pub(crate) stdio: Stdio,
+    target: Target,
     pub(crate) facts: watch::Receiver<Facts>,
 }
 
@@ -119,6 +127,25 @@ impl Handle {
         let (reply, answer) = oneshot::channel();
         self.messages.send(Message::Call(call(reply))).map_err(|_closed| gone())?;
         answer.await.unwrap_or_else(|_closed| Err(gone()))
+    }
+
+    /// Sends a signal. A container whose runtime hangs can still be killed: then its first process
+    /// is, and what the runtime was at with it.
+    pub(crate) async fn kill(&self, exec_id: String, signal: u32, all: bool) -> Result<()> {
+        let is_last_word = signal == SIGKILL && exec_id.is_empty();
+        let asked = self.ask(|reply| Call::Kill { exec_id, signal, all, reply });
+        if !is_last_word || !self.runc.has_plain_processes() {
+            return asked.await;
+        }
+        match timeout(PATIENCE, asked).await {
+            Ok(answer) => answer,
+            Err(_elapsed) => {
+                warn!(id = self.id, "the runtime hangs, and is killed with the container");
+                self.process("")?.target.signal(signal)?;
+                self.runc.interrupt();
+                Ok(())
+            }
+        }
     }
 
     /// What is known of a process; the first has an empty id.
@@ -139,7 +166,8 @@ impl Handle {
     }
 
     fn introduce(&self, exec_id: &str, process: &Process) {
-        let known = Known { stdio: process.stdio.clone(), facts: process.watch() };
+        let (stdio, target) = (process.stdio.clone(), process.target().clone());
+        let known = Known { stdio, target, facts: process.watch() };
         lock(&self.processes).insert(exec_id.to_owned(), known);
     }
 }
@@ -244,9 +272,11 @@ impl Owner {
         } else {
             // Before it runs: it may run out of memory in no time.
             self.count();
+            failpoint::reach("shim.start.begun")?;
             let called = self.handle.runc.start(&self.handle.id).await;
             called.map_err(|failure| failure.named("OCI runtime start failed"))?;
         }
+        failpoint::reach("shim.start.made")?;
         self.init.enter(State::Running);
         let pid = self.init.facts().pid;
         let start = TaskStart { container_id: self.handle.id.clone(), pid };
@@ -268,13 +298,14 @@ impl Owner {
     async fn kill(&mut self, exec_id: &str, signal: u32, all: bool) -> Result<()> {
         let process = self.process(exec_id)?;
         process.allow(Action::Kill)?;
+        failpoint::reach("shim.kill.begun")?;
         if !exec_id.is_empty() {
-            return process.signal(signal);
+            return process.target().signal(signal);
         }
         // A process that is stopped where it is may need to be woken up to die.
         let is_simple = !all && matches!(process.state(), State::Created | State::Running);
         if is_simple && self.handle.runc.has_plain_processes() {
-            return self.init.signal(signal);
+            return self.init.target().signal(signal);
         }
         let called = self.handle.runc.kill(&self.handle.id, signal, all).await;
         called.map_err(|failure| failure.of_kill())
@@ -317,6 +348,8 @@ impl Owner {
 
     /// A process has ended.
     async fn exited(&mut self, exec_id: &str, exited: Exited) {
+        // What happened has happened: at this place a shim can only be killed.
+        drop(failpoint::reach("shim.exit.seen"));
         if exec_id.is_empty() {
             if !self.ends_together {
                 self.kill_the_rest().await;

@@ -47,11 +47,15 @@ impl Shim for RuncShim {
         let bundle = &remains.bundle;
         let runc = Runc::new(&options::read(bundle)?, bundle, &remains.namespace);
         // Daemons up to 1.6 ask for this after every container, when usually nothing remains.
-        if runc.may_know(&remains.id)
-            && let Err(error) = runc.delete_now(&remains.id)
-        {
-            eprintln!("failed to remove runc container: {error}");
-            kill_cgroup(bundle);
+        if runc.may_know(&remains.id) {
+            match runc.delete_now(&remains.id) {
+                // What a runtime that was killed had made and not yet written down is empty.
+                Ok(()) => drop(cgroup_of(bundle).map(|cgroup| cgroup.delete())),
+                Err(error) => {
+                    eprintln!("failed to remove runc container: {error}");
+                    kill_cgroup(bundle);
+                }
+            }
         }
         unmount_rootfs(bundle);
         let pid = fs::read_to_string(bundle.join(INIT_PID)).ok();
@@ -94,12 +98,16 @@ fn runc_options(any: &Any) -> Option<Options> {
 
 /// Ends what runc could not, by the cgroup that the specification names: what is left there would
 /// keep the root filesystem busy for ever (containerd `manager/cgroup_linux.go`).
-fn kill_cgroup(bundle: &Path) {
-    let Ok(spec) = Spec::read(bundle) else { return };
-    let Some(Ok(cgroup)) = spec.cgroup().map(Cgroup::at) else { return };
+pub(crate) fn kill_cgroup(bundle: &Path) {
+    let Some(cgroup) = cgroup_of(bundle) else { return };
     if let Err(error) = cgroup.kill().and_then(|()| cgroup.delete()) {
         eprintln!("failed to clean up container cgroup: {error}");
     }
+}
+
+/// The cgroup that the specification names, if it is there.
+fn cgroup_of(bundle: &Path) -> Option<Cgroup> {
+    Cgroup::at(Spec::read(bundle).ok()?.cgroup()?).ok()
 }
 
 /// Unmounts a container's root filesystem, and if it is busy takes it out of sight.

@@ -5,6 +5,7 @@ use std::{
     io,
     os::fd::OwnedFd,
     path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
 
@@ -72,7 +73,26 @@ pub(crate) struct Process {
     /// What was asked while it was being started.
     pub(crate) waiting: VecDeque<Call>,
     facts: watch::Sender<Facts>,
-    pidfd: Option<OwnedFd>,
+    target: Target,
+}
+
+/// A process that signals can be sent to, by whoever knows it. Clones are the same.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Target(Arc<Mutex<Option<OwnedFd>>>);
+
+impl Target {
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: u32) -> Result<()> {
+        let gone = || Error::not_found("process already finished");
+        match sys::kill::by_fd(self.lock().as_ref().ok_or_else(gone)?, signal as i32) {
+            Err(error) if error.raw_os_error() == Some(NO_SUCH_PROCESS) => Err(gone()),
+            sent => sent.context(|| "unknown error after kill"),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<OwnedFd>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Process {
@@ -84,7 +104,7 @@ impl Process {
             io: Io::default(),
             waiting: VecDeque::new(),
             facts: watch::Sender::new(Facts { state, ..Facts::default() }),
-            pidfd: None,
+            target: Target::default(),
         }
     }
 
@@ -112,7 +132,7 @@ impl Process {
     pub(crate) fn born(&mut self, pid: u32) {
         let number = i32::try_from(pid).ok().and_then(Pid::from_raw);
         // If it is gone already, there is nobody to send a signal to.
-        self.pidfd = number.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+        *self.target.lock() = number.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
         self.facts.send_modify(|facts| facts.pid = pid);
     }
 
@@ -130,17 +150,13 @@ impl Process {
             facts.state = State::Stopped;
             facts.exit = Some(exit);
         });
-        self.pidfd = None;
+        *self.target.lock() = None;
         self.io.process_gone();
     }
 
-    /// Sends it a signal.
-    pub(crate) fn signal(&self, signal: u32) -> Result<()> {
-        let gone = || Error::not_found("process already finished");
-        match sys::kill::by_fd(self.pidfd.as_ref().ok_or_else(gone)?, signal as i32) {
-            Err(error) if error.raw_os_error() == Some(NO_SUCH_PROCESS) => Err(gone()),
-            sent => sent.context(|| "unknown error after kill"),
-        }
+    /// Whom signals are sent to.
+    pub(crate) fn target(&self) -> &Target {
+        &self.target
     }
 }
 
@@ -228,9 +244,9 @@ mod tests {
         let mut child = Command::new("sleep").arg("100").spawn().unwrap();
         let mut process = process();
         process.born(child.pid());
-        process.signal(9).unwrap();
+        process.target().signal(9).unwrap();
         assert_eq!(child.wait().unwrap(), sys::Exit::Signal(9));
-        let error = process.signal(9).unwrap_err();
+        let error = process.target().signal(9).unwrap_err();
         assert_eq!(error.to_string(), "process already finished: not found");
         assert_eq!(error.kind(), Kind::NotFound);
     }

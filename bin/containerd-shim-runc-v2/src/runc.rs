@@ -7,6 +7,7 @@ use std::{
     ffi::OsString,
     io,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -14,7 +15,7 @@ use api::containerd::runc::v1::Options;
 use rustix::process::Signal;
 use shim::{finished, stdio::Ends};
 use sys::{Command, Exit};
-use tokio::time::timeout;
+use tokio::{sync::Notify, time::sleep};
 use types::{Error, Kind, Result};
 
 use crate::memory_file::MemoryFile;
@@ -42,6 +43,8 @@ pub(crate) struct Runc {
     root: PathBuf,
     bundle: PathBuf,
     systemd_cgroup: bool,
+    /// Ends the calls that run.
+    interrupt: Arc<Notify>,
 }
 
 /// A call that did not do what it should.
@@ -51,6 +54,8 @@ pub(crate) struct Failure {
     logged: Result<String, String>,
     /// What Go's library would say: how it ended and what it printed.
     said: String,
+    /// Whether it ended by itself, and so had a chance to undo what it had begun.
+    is_orderly: bool,
 }
 
 impl Failure {
@@ -82,6 +87,11 @@ impl Failure {
             return Error::not_found("no such container");
         }
         Error::said(Kind::Unknown, format!("unknown error after kill: {}", self.said))
+    }
+
+    /// Whether something may be left of what was begun.
+    pub(crate) fn leaves_remains(&self) -> bool {
+        !self.is_orderly
     }
 
     /// Whether runc knows no such container.
@@ -121,7 +131,13 @@ impl Runc {
             root: Path::new(&or(&options.root, ROOT)).join(namespace),
             bundle: bundle.to_owned(),
             systemd_cgroup: options.systemd_cgroup,
+            interrupt: Arc::default(),
         }
+    }
+
+    /// Kills all calls that run, which then have failed.
+    pub(crate) fn interrupt(&self) {
+        self.interrupt.notify_waiters();
     }
 
     /// Creates the container. Its first process waits to be started.
@@ -204,7 +220,7 @@ impl Runc {
         let output = self.call(args.into(), SHORT, Given::default()).await?;
         // Compat: with nothing to list, Go programs print null.
         let pids = serde_json::from_str::<Option<_>>(&output).map(Option::unwrap_or_default);
-        pids.map_err(|error| Failure { logged: Ok(String::new()), said: error.to_string() })
+        pids.map_err(|error| Failure { said: error.to_string(), ..Failure::default() })
     }
 
     /// Saves the container.
@@ -222,7 +238,12 @@ impl Runc {
     /// Whether there may be such a container: what is known of runc's own kind is where they keep
     /// their state.
     pub(crate) fn may_know(&self, id: &str) -> bool {
-        !self.has_plain_processes() || self.root.join(id).exists()
+        !self.has_plain_processes() || self.has_state(id)
+    }
+
+    /// Whether state of such a container is where it is kept.
+    pub(crate) fn has_state(&self, id: &str) -> bool {
+        self.root.join(id).exists()
     }
 
     async fn simple<S: Into<OsString>>(
@@ -249,7 +270,8 @@ impl Runc {
             "" => format!("{} did not terminate successfully: {exit}", self.program),
             printed => format!("{exit}: {printed}"),
         };
-        Err(Failure { logged: log::last_error(&log, already), said })
+        let is_orderly = matches!(exit, Exit::Code(_));
+        Err(Failure { logged: log::last_error(&log, already), said, is_orderly })
     }
 
     async fn run(
@@ -277,14 +299,15 @@ impl Runc {
             .parent_death_signal(Signal::KILL)
             .spawn()
             .map_err(|error| not_started(&self.program, &error))?;
-        match timeout(limit, finished(&mut child)).await {
-            Ok(exit) => Ok((exit?, printed.text()?)),
-            Err(_elapsed) => {
-                child.kill(Signal::KILL.as_raw())?;
-                finished(&mut child).await?;
-                Err(Error::deadline(format!("{} did not end within {limit:?}", self.program)))
-            }
-        }
+        let (program, interrupt) = (&self.program, self.interrupt.notified());
+        let error = tokio::select! {
+            exit = finished(&mut child) => return Ok((exit?, printed.text()?)),
+            () = sleep(limit) => Error::deadline(format!("{program} did not end within {limit:?}")),
+            () = interrupt => Error::said(Kind::Unknown, format!("{program} was interrupted")),
+        };
+        child.kill(Signal::KILL.as_raw())?;
+        finished(&mut child).await?;
+        Err(error)
     }
 
     fn command(&self, args: impl IntoIterator<Item = OsString>, log: &Path) -> Command {
@@ -309,7 +332,13 @@ impl Runc {
 impl Failure {
     /// A failure before runc could say anything.
     fn ours(error: &Error) -> Self {
-        Self { logged: Ok(String::new()), said: error.to_string() }
+        Self { said: error.to_string(), ..Self::default() }
+    }
+}
+
+impl Default for Failure {
+    fn default() -> Self {
+        Self { logged: Ok(String::new()), said: String::new(), is_orderly: false }
     }
 }
 
@@ -331,7 +360,7 @@ mod tests {
 
     fn failure(logged: Result<&str, &str>, said: &str) -> Failure {
         let logged = logged.map(str::to_owned).map_err(str::to_owned);
-        Failure { logged, said: said.into() }
+        Failure { logged, said: said.into(), is_orderly: true }
     }
 
     #[test]

@@ -172,7 +172,7 @@ impl Task for Service {
 
     async fn kill(&self, request: KillRequest) -> Result<()> {
         let KillRequest { id, exec_id, signal, all } = request;
-        self.find(&id)?.ask(|reply| Call::Kill { exec_id, signal, all, reply }).await
+        self.find(&id)?.kill(exec_id, signal, all).await
     }
 
     async fn exec(&self, request: ExecProcessRequest) -> Result<()> {

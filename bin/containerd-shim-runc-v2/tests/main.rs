@@ -8,11 +8,13 @@
 mod cases {
     mod bundle;
     mod daemon;
+    mod deaths;
     mod debian;
     mod driver;
     mod errors;
     mod groups;
     mod life;
     mod programs;
+    mod runtimes;
     mod streams;
 }

@@ -23,6 +23,7 @@ use runtime::{Shims, Tasks};
 use serde::Deserialize;
 use services::introspection::Plugin;
 use snapshots::Snapshotter;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use types::{Context, Error, Platform, Result, Scope};
 
@@ -33,7 +34,8 @@ use crate::{
     metrics,
     plugins::{self, kinds},
     registry::{Part, Registry},
-    rim,
+    restarts, rim,
+    sandboxes::Sandboxers,
 };
 
 /// How long requests that are under way may take once the daemon is told to end.
@@ -50,6 +52,7 @@ pub(crate) struct Parts {
     pub(crate) db: Db,
     pub(crate) exchange: Arc<Exchange>,
     pub(crate) shims: Arc<Shims>,
+    pub(crate) sandboxers: Arc<Sandboxers>,
     /// Where layers are mounted that cannot be written in place.
     pub(crate) scratch: PathBuf,
     /// What is being unpacked, by whomever it was asked for.
@@ -88,9 +91,28 @@ impl Daemon {
         self.warn_of_unknown_plugins();
         let parts = self.parts().await?;
         let collector = self.collector(&parts.db)?;
+        let background = self.background(&parts)?;
         let outcome = self.serve(&parts, shutdown).await;
+        drop(background);
         collector.stop().await;
         outcome
+    }
+
+    /// What goes on beside requests. It ends when the set is dropped.
+    fn background(&self, parts: &Parts) -> Result<JoinSet<()>> {
+        let mut background = JoinSet::new();
+        let sandboxers = parts.sandboxers.clone();
+        background.spawn(async move {
+            if let Err(error) = sandboxers.follow().await {
+                tracing::warn!(%error, "failed to follow the sandboxes that were there before");
+            }
+        });
+        let config = self.registry.config();
+        if !config.is_disabled(restarts::SECTION) {
+            let section: restarts::Section = config.section(restarts::SECTION)?;
+            background.spawn(restarts::monitor(parts.clone(), section.interval()?));
+        }
+        Ok(background)
     }
 
     async fn parts(&self) -> Result<Parts> {
@@ -100,14 +122,17 @@ impl Daemon {
             content: self.registry.get::<dyn Store>("content")?,
             snapshotters: self.registry.all::<dyn Snapshotter>(),
         };
-        let options = Options { sharing: self.sharing()?, publisher: Some(exchange.clone()) };
+        let publisher = Some(exchange.clone() as _);
+        let options = Options { sharing: self.sharing()?, publisher, ..Options::default() };
         let path = config.root.join("io.containerd.metadata.v1.sqlite").join("meta.sqlite");
         let opening = Db::open(path, backends, options);
         let db = within(config.open_timeout, opening).await.context(|| "metadata")?;
         let shims = Shims::open(self.shims()?, exchange.clone())?;
         let scratch = config.state.join(format!("{}.walking", kinds::DIFFER));
         empty_directory(&scratch)?;
-        Ok(Parts { db, exchange, shims, scratch, flights: Flights::default() })
+        let remote = Default::default();
+        let sandboxers = Sandboxers::open(config, &db, &exchange, &shims, remote)?;
+        Ok(Parts { db, exchange, shims, sandboxers, scratch, flights: Flights::default() })
     }
 
     /// The metadata's policy keeps the name of Go's section.

@@ -29,7 +29,9 @@ mod metrics;
 mod plugins;
 mod publish;
 mod registry;
+mod restarts;
 mod rim;
+mod sandboxes;
 mod schedule;
 
 pub use config::{Config, Warning};

@@ -24,6 +24,10 @@ pub(crate) mod kinds {
     pub(crate) const LEASE: &str = "io.containerd.lease.v1";
     pub(crate) const TRANSFER: &str = "io.containerd.transfer.v1";
     pub(crate) const STREAMING: &str = "io.containerd.streaming.v1";
+    pub(crate) const SANDBOX: &str = "io.containerd.sandbox.controller.v1";
+    pub(crate) const POD_SANDBOX: &str = "io.containerd.podsandbox.controller.v1";
+    pub(crate) const SANDBOX_STORE: &str = "io.containerd.sandbox.store.v1";
+    pub(crate) const CONTAINER_MONITOR: &str = "io.containerd.monitor.container.v1";
     pub(crate) const GRPC: &str = "io.containerd.grpc.v1";
     pub(crate) const TTRPC: &str = "io.containerd.ttrpc.v1";
 }
@@ -48,6 +52,10 @@ pub(crate) const FIXED: &[(&str, &str)] = &[
     (kinds::LEASE, "manager"),
     (kinds::TRANSFER, "local"),
     (kinds::STREAMING, "manager"),
+    (kinds::SANDBOX, "shim"),
+    (kinds::POD_SANDBOX, "podsandbox"),
+    (kinds::SANDBOX_STORE, "local"),
+    (kinds::CONTAINER_MONITOR, "restart"),
     (kinds::GRPC, "containers"),
     (kinds::GRPC, "content"),
     (kinds::GRPC, "diff"),
@@ -57,6 +65,8 @@ pub(crate) const FIXED: &[(&str, &str)] = &[
     (kinds::GRPC, "introspection"),
     (kinds::GRPC, "leases"),
     (kinds::GRPC, "namespaces"),
+    (kinds::GRPC, "sandbox-controllers"),
+    (kinds::GRPC, "sandboxes"),
     (kinds::GRPC, "snapshots"),
     (kinds::GRPC, "streaming"),
     (kinds::GRPC, "tasks"),

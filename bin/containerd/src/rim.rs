@@ -11,7 +11,7 @@ use futures_util::{FutureExt, future::BoxFuture};
 use services::{
     Limits, containers, content, diff, events, health, images,
     introspection::{self, Identity, Plugin},
-    leases, namespaces, snapshots,
+    leases, namespaces, sandboxers, sandboxes, snapshots,
     streaming::{self, Streams},
     tasks, transfer,
     version::{self, Version},
@@ -71,6 +71,14 @@ pub(crate) fn grpc(
         .add_service(containers::serve(with(&scoped, |it| Ok(it.containers())), limits))
         .add_service(images::serve(with(&scoped, |it| Ok(it.images())), limits))
         .add_service(leases::serve(with(&scoped, |it| Ok(it.leases())), limits))
+        .add_service(sandboxes::serve(with(&scoped, |it| Ok(it.sandboxes())), limits))
+        .add_service(sandboxers::serve(
+            {
+                let sandboxers = parts.sandboxers.clone();
+                move |scope: &Scope, name: &str| sandboxers.controller(scope, name)
+            },
+            limits,
+        ))
         .add_service(content::serve(with(&scoped, |it| Ok(it.content())), limits))
         .add_service(diff::serve(
             {

@@ -68,13 +68,13 @@ impl Access {
 
     fn tls(&self) -> Result<Tls> {
         let authorities = self.tlscacert.iter().map(|path| read(path)).collect::<Result<_>>()?;
-        let identity = match (&self.tlscert, &self.tlskey) {
+        let identities = match (&self.tlscert, &self.tlskey) {
             (Some(certificate), Some(key)) => {
-                Some(Identity { certificate: read(certificate)?, key: read(key)? })
+                vec![Identity { certificate: read(certificate)?, key: read(key)? }]
             }
-            _ => None,
+            _ => Vec::new(),
         };
-        Ok(Tls { skip_verify: self.skip_verify, authorities, identity })
+        Ok(Tls { skip_verify: self.skip_verify, authorities, identities })
     }
 
     fn credential(&self) -> Result<Option<Credential>> {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The daemon that the commands speak to. It is dialled once, when it is first needed.
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use client::Client;
 use services::Peer;
@@ -22,6 +22,11 @@ pub(crate) struct Connection {
 impl Connection {
     pub(crate) fn new(global: Global) -> Self {
         Self { global, channel: OnceCell::new() }
+    }
+
+    /// Where the daemon listens.
+    pub(crate) fn address(&self) -> &Path {
+        &self.global.address
     }
 
     pub(crate) fn namespace(&self) -> &str {

@@ -19,6 +19,7 @@ mod output;
 mod plugins;
 mod progress;
 mod run;
+mod shim;
 mod signals;
 mod snapshots;
 mod stdio;
@@ -109,6 +110,8 @@ enum Command {
     /// Manage leases
     #[command(subcommand)]
     Leases(leases::Command),
+    /// Speak to a shim itself, and not to the daemon
+    Shim(shim::Shim),
     /// Print events as they happen
     #[command(visible_aliases = ["event", "e"])]
     Events(events::Command),
@@ -166,6 +169,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Containers(command) => command.run(&connection).await,
         Command::Snapshots(command) => command.run(&connection).await,
         Command::Leases(command) => command.run(&connection).await,
+        Command::Shim(command) => command.run(&connection).await,
         Command::Events(command) => command.run(&connection).await,
     };
     done.map(|()| ExitCode::SUCCESS)

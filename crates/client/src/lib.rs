@@ -24,6 +24,7 @@ mod process;
 mod progress;
 mod pull;
 mod push;
+mod restart;
 mod retry;
 mod stdio;
 
@@ -34,6 +35,7 @@ pub use process::{NewTask, Process};
 pub use progress::{Event, Progress, Silent};
 pub use pull::{Pull, Unpack};
 pub use push::Push;
+pub use restart::RESTART_POLICIES;
 pub use stdio::{Fifos, Io, Streams};
 
 /// The same [`Client`], with what it makes held by the lease of the given name.

@@ -60,6 +60,7 @@ impl Client {
             checkpoint: new.checkpoint,
             options: new.options,
             runtime_path: new.runtime_path,
+            endpoint: None,
         };
         let mut process = self.process(&container.id, "", new.io)?;
         match self.tasks.create(create).await {

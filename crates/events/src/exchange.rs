@@ -2,10 +2,10 @@
 //! The exchange of one process.
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::SystemTime,
+    time::{Duration, Instant, SystemTime},
 };
 
 use async_trait::async_trait;
@@ -18,12 +18,29 @@ use crate::{Bus, Envelope, Publisher, Subscription, fields::Seen, validate};
 /// How many events may wait for a subscriber.
 const QUEUE: usize = 1024;
 
+/// How long after its start an exchange tells subscribers what happened before it.
+///
+/// Longer than gRPC clients take to come back: Docker's waits for three seconds at most.
+const RETURN: Duration = Duration::from_secs(30);
+
 /// Hands every event to every subscriber that asked for it, in one order.
 ///
 /// Events are shared, not copied, so a queue costs a pointer for each event that waits.
-#[derive(Debug, Default)]
+///
+/// What happened while no daemon ran reaches an exchange right after its start, when shims find it
+/// again, and before its clients have. So what is forwarded then, and is older than the exchange, is
+/// told once more to each subscriber of the first moments.
+#[derive(Debug)]
 pub struct Exchange {
-    subscribers: Mutex<Vec<Subscriber>>,
+    born: (SystemTime, Instant),
+    audience: Mutex<Audience>,
+}
+
+#[derive(Debug, Default)]
+struct Audience {
+    subscribers: Vec<Subscriber>,
+    /// What is older than the exchange, for those who are not back yet; at most [`QUEUE`].
+    missed: Vec<Arc<Envelope>>,
 }
 
 #[derive(Debug)]
@@ -37,20 +54,57 @@ struct Subscriber {
 impl Exchange {
     /// An exchange without subscribers.
     pub fn new() -> Self {
-        Self::default()
+        Self { born: (SystemTime::now(), Instant::now()), audience: Mutex::default() }
     }
 
     /// Queues `envelope` wherever it was asked for. Never waits.
     fn hand_out(&self, envelope: Envelope) {
         let envelope = Arc::new(envelope);
-        let seen = Seen::new(&envelope);
-        let mut subscribers = self.subscribers.lock().unwrap_or_else(PoisonError::into_inner);
-        subscribers.retain_mut(|subscriber| {
+        let mut audience = self.audience();
+        audience.hear(&envelope);
+        if envelope.timestamp < self.born.0 && audience.missed.len() < QUEUE && self.is_young() {
+            audience.missed.push(envelope);
+        }
+    }
+
+    fn is_young(&self) -> bool {
+        self.born.1.elapsed() < RETURN
+    }
+
+    fn audience(&self) -> MutexGuard<'_, Audience> {
+        let mut audience = self.audience.lock().unwrap_or_else(PoisonError::into_inner);
+        if !audience.missed.is_empty() && !self.is_young() {
+            audience.missed = Vec::new();
+        }
+        audience
+    }
+}
+
+impl Default for Exchange {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Audience {
+    fn hear(&mut self, envelope: &Arc<Envelope>) {
+        let seen = Seen::new(envelope);
+        self.subscribers.retain_mut(|subscriber| {
             if subscriber.filters.matches(&seen) {
-                subscriber.offer(&envelope);
+                subscriber.offer(envelope);
             }
             subscriber.is_there()
         });
+    }
+
+    fn join(&mut self, mut subscriber: Subscriber) {
+        for envelope in &self.missed {
+            if subscriber.filters.matches(&Seen::new(envelope)) {
+                subscriber.offer(envelope);
+            }
+        }
+        self.subscribers.retain(Subscriber::is_there);
+        self.subscribers.push(subscriber);
     }
 }
 
@@ -108,9 +162,7 @@ impl Bus for Exchange {
         let (queue, waiting) = mpsc::channel(QUEUE);
         let lost = Arc::new(AtomicU64::new(0));
         let subscriber = Subscriber { filters, queue: Some(queue), lost: Arc::clone(&lost) };
-        let mut subscribers = self.subscribers.lock().unwrap_or_else(PoisonError::into_inner);
-        subscribers.retain(Subscriber::is_there);
-        subscribers.push(subscriber);
+        self.audience().join(subscriber);
         Ok(Subscription::new(drain(waiting, lost)))
     }
 }
@@ -192,7 +244,7 @@ mod tests {
         assert!(error.to_string().contains("3 events lost"), "{error}");
         assert!(slow.next().await.is_none());
         publish(&exchange, "n", Event::image_deleted("a")).await;
-        assert!(exchange.subscribers.lock().unwrap().is_empty());
+        assert!(exchange.audience().subscribers.is_empty());
     }
 
     #[tokio::test]
@@ -200,7 +252,7 @@ mod tests {
         let exchange = Exchange::new();
         drop(subscribe(&exchange, &[]).await);
         publish(&exchange, "n", Event::image_deleted("a")).await;
-        assert!(exchange.subscribers.lock().unwrap().is_empty());
+        assert!(exchange.audience().subscribers.is_empty());
     }
 
     #[tokio::test]
@@ -228,5 +280,28 @@ mod tests {
         envelope.timestamp += Duration::from_secs(1);
         exchange.forward(envelope.clone()).await.unwrap();
         assert_eq!(*subscription.next().await.unwrap().unwrap(), envelope);
+    }
+
+    fn forwarded(age: Duration) -> Envelope {
+        let event = Event::image_deleted("a");
+        Envelope {
+            timestamp: SystemTime::now() - age,
+            namespace: "n".into(),
+            topic: event.topic.into(),
+            event: event.body,
+        }
+    }
+
+    #[tokio::test]
+    async fn who_comes_back_after_a_restart_hears_what_happened_meanwhile() {
+        let mut exchange = Exchange::new();
+        exchange.forward(forwarded(Duration::from_secs(5))).await.unwrap();
+        exchange.forward(forwarded(Duration::ZERO)).await.unwrap();
+        assert_eq!(topics(subscribe(&exchange, &["namespace==n"]).await), ["n/images/delete"]);
+        assert!(topics(subscribe(&exchange, &["namespace==m"]).await).is_empty());
+
+        exchange.born.1 -= RETURN;
+        assert!(topics(subscribe(&exchange, &[]).await).is_empty());
+        assert!(exchange.audience().missed.is_empty());
     }
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The database itself: one writer, many readers, and what it tells.
+mod checkpoint;
 mod column;
 mod fault;
 mod file;

@@ -3,33 +3,44 @@
 //!
 //! ```text
 //! listen for writes --> read one state --> plan (pure) --> remove from the database, but for
-//!       (no lock)          (no lock)                       what was written since (one transaction)
+//!       (no lock)          (no lock)                       what was written since (short steps)
 //!                                                                     |
 //!                        backends: remove what the database does not know (nothing locked but it)
 //! ```
+//!
+//! Why nothing in use is ever removed: from before the state is read until the last step is done,
+//! SQLite reports every row that is written. Each step runs on the one thread that writes, so every
+//! write is either part of the state that was read, or reported before the step, or comes after it.
+//! What was reported is spared with all that it refers to; what a later write refers to either exists
+//! then, whole (see [`order`]), or does not exist, as if it had been collected long ago.
 mod backends;
 mod collector;
 mod inventory;
 mod link;
 mod node;
+mod order;
 mod plan;
+mod removal;
+mod reprieve;
 mod schedule;
 mod stats;
 mod sweep;
+mod turn;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    collections::BTreeSet,
+    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
 
 use futures_util::future::join_all;
-use tokio::time::timeout;
-use types::{Error, Kind, Result};
+use types::Result;
 
+use self::{
+    removal::{Removals, Sweeping},
+    sweep::Sweep,
+    turn::Turn,
+};
 use crate::{
     Db,
     db::{Backend, Touched},
@@ -40,25 +51,22 @@ pub(crate) use link::expiry;
 pub use schedule::Schedule;
 pub use stats::{Removed, Stats};
 
-/// How long a collection waits for a backend. One that takes longer goes on by itself.
-const PATIENCE: Duration = Duration::from_mins(1);
-
 /// Lets collections follow each other, and those who ask for the same one share it.
 #[derive(Debug, Default)]
 pub(crate) struct Turns {
-    asked: AtomicU64,
-    going: tokio::sync::Mutex<Last>,
+    metadata: Turn<Found>,
+    removals: Removals,
     /// When the last one ended and what became of it, for the schedule.
     history: Mutex<History>,
-    /// The backends that are being swept, longer than a collection waited for.
-    busy: Mutex<BTreeSet<Backend>>,
 }
 
-/// The last collection: whom it was for, and what it did.
-#[derive(Debug, Default)]
-struct Last {
-    served: u64,
-    stats: Option<Stats>,
+/// What a collection found in the database, and the backends that it led to.
+#[derive(Clone, Debug)]
+pub(crate) struct Found {
+    stats: Stats,
+    sweeps: Vec<(Backend, Sweeping)>,
+    /// Which collection it is.
+    number: u32,
 }
 
 /// What the schedule knows of collections.
@@ -69,6 +77,8 @@ pub(crate) struct History {
     pub(crate) spent: Duration,
     /// How many failed, at least in part, since the last that did not.
     pub(crate) failures: u32,
+    /// The last collection that was said to have failed or not.
+    judged: u32,
 }
 
 impl Turns {
@@ -76,56 +86,71 @@ impl Turns {
         *self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn note(&self, outcome: &Result<Stats>) {
-        let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
-        history.ended = Some(tokio::time::Instant::now());
-        let is_done = outcome.as_ref().is_ok_and(|stats| stats.failures.is_empty());
-        history.failures = if is_done { 0 } else { history.failures.saturating_add(1) };
-        if let Ok(stats) = outcome {
-            history.count += 1;
-            history.spent += stats.metadata;
-        }
-    }
-
-    fn busy(&self) -> MutexGuard<'_, BTreeSet<Backend>> {
-        self.busy.lock().unwrap_or_else(PoisonError::into_inner)
+    fn change(&self) -> MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Collects, or joins those who are about to.
+impl History {
+    /// Notes whether the collection `number` is done, once for all who waited for it.
+    fn judge(&mut self, number: u32, is_done: bool) {
+        if self.judged != number {
+            self.judged = number;
+            self.failures = if is_done { 0 } else { self.failures.saturating_add(1) };
+        }
+    }
+}
+
+/// Collects, or joins those who are about to, and answers when everything is gone.
 ///
 /// A collection goes on when nobody waits for it any more, and the next one waits for its end: two
 /// at a time would take each other's notes of what was written.
 pub(crate) async fn collect(db: &Db) -> Result<Stats> {
     let own = db.clone();
-    Db::carry_out(async move { in_turn(&own).await }).await
+    Db::carry_out(async move {
+        let found = begin(&own).await?;
+        Ok(finish(&own, found).await)
+    })
+    .await
 }
 
-async fn in_turn(db: &Db) -> Result<Stats> {
+/// Removes garbage from the database, and sets the backends to it.
+pub(crate) async fn begin(db: &Db) -> Result<Found> {
+    db.shared.turns.metadata.share(|| once(db)).await
+}
+
+/// Waits for the backends.
+pub(crate) async fn finish(db: &Db, found: Found) -> Stats {
+    let Found { mut stats, sweeps, number } = found;
     let turns = &db.shared.turns;
-    let mine = turns.asked.fetch_add(1, Ordering::SeqCst) + 1;
-    let mut last = turns.going.lock().await;
-    if let Some(stats) = last.stats.as_ref().filter(|_| last.served >= mine) {
-        return Ok(stats.clone());
+    let waits = sweeps.into_iter().map(|(backend, sweeping)| async move {
+        let swept = turns.removals.wait(&backend, sweeping, db.shared.patience).await;
+        (backend, swept)
+    });
+    for (backend, swept) in join_all(waits).await {
+        stats.backends.insert(backend.name().to_owned(), swept.took);
+        if !swept.failures.is_empty() {
+            db.shared.signals.pressure().dirty.insert(backend);
+        }
+        stats.failures.extend(swept.failures);
     }
-    // Everybody who has asked by now gets what begins now.
-    last.served = turns.asked.load(Ordering::SeqCst);
-    last.stats = None;
-    let outcome = once(db).await;
-    turns.note(&outcome);
+    turns.change().judge(number, stats.failures.is_empty());
     db.shared.signals.changed.notify_one();
-    let stats = outcome?;
-    last.stats = Some(stats.clone());
-    Ok(stats)
+    tracing::debug!(?stats, "garbage collected");
+    stats
 }
 
-async fn once(db: &Db) -> Result<Stats> {
+async fn once(db: &Db) -> Result<Found> {
     let began = Instant::now();
     let before = std::mem::take(&mut *db.shared.signals.pressure());
-    let mut stats = match metadata(db).await {
+    let outcome = metadata(db).await;
+    let number = note(db, began.elapsed());
+    db.shared.signals.changed.notify_one();
+    let mut stats = match outcome {
         Ok(stats) => stats,
         Err(error) => {
             put_back(db, before);
+            db.shared.turns.change().judge(number, false);
             tracing::error!(%error, "garbage could not be collected");
             return Err(error.context("collect garbage"));
         }
@@ -137,9 +162,22 @@ async fn once(db: &Db) -> Result<Stats> {
         pressure.note_expiry(stats.expires);
         dirty.append(&mut pressure.dirty);
     }
-    sweep_backends(db, dirty, &mut stats).await;
-    tracing::debug!(?stats, "garbage collected");
-    Ok(stats)
+    Ok(Found { stats, sweeps: ask(db, dirty), number })
+}
+
+/// Notes for the schedule that a collection took `time`, and returns its number.
+fn note(db: &Db, time: Duration) -> u32 {
+    let mut history = db.shared.turns.change();
+    history.ended = Some(tokio::time::Instant::now());
+    history.count += 1;
+    history.spent += time;
+    history.count
+}
+
+fn ask(db: &Db, dirty: BTreeSet<Backend>) -> Vec<(Backend, Sweeping)> {
+    let removals = &db.shared.turns.removals;
+    let ask = |backend: Backend| (backend.clone(), removals.ask(db, &backend));
+    dirty.into_iter().map(ask).collect()
 }
 
 /// A collection that failed leaves things as urgent as they were.
@@ -163,14 +201,18 @@ async fn metadata(db: &Db) -> Result<Stats> {
         Ok(())
     })
     .await?;
-    let plan = db
-        .read(|connection| Ok(plan::plan(&inventory::all(connection)?, SystemTime::now())))
+    let (plan, groups) = db
+        .read(|connection| {
+            let entries = inventory::all(connection)?;
+            let plan = plan::plan(&entries, SystemTime::now());
+            let groups = order::groups(&entries, &plan);
+            Ok((plan, groups))
+        })
         .await?;
     let mut stats = Stats { seen: plan.seen, expires: plan.expires, ..Stats::default() };
-    if !plan.garbage.is_empty() {
-        let began = Instant::now();
-        stats.removed = db.write(move |tx| sweep::sweep(tx, &plan, &touched)).await?;
-        stats.pause = began.elapsed();
+    if !groups.is_empty() {
+        let sweep = Sweep::new(plan, groups, touched);
+        (stats.removed, stats.pause) = sweep.run(db).await?;
     }
     drop(listening);
     Ok(stats)
@@ -182,47 +224,6 @@ struct Listening(Touched);
 impl Drop for Listening {
     fn drop(&mut self) {
         self.0.stop();
-    }
-}
-
-/// Sweeps the backends side by side.
-async fn sweep_backends(db: &Db, dirty: BTreeSet<Backend>, stats: &mut Stats) {
-    let sweeps = dirty.into_iter().map(|backend| async move {
-        let began = Instant::now();
-        let outcome = sweep_backend(db, backend.clone()).await;
-        (backend, began.elapsed(), outcome)
-    });
-    let mut took = BTreeMap::new();
-    for (backend, time, outcome) in join_all(sweeps).await {
-        let failures = outcome.unwrap_or_else(|error| vec![error.to_string()]);
-        if !failures.is_empty() {
-            db.shared.signals.pressure().dirty.insert(backend.clone());
-        }
-        stats.failures.extend(failures);
-        took.insert(backend.name().to_owned(), time);
-    }
-    stats.backends = took;
-}
-
-/// Sweeps a backend, unless that is still going on from an earlier time.
-async fn sweep_backend(db: &Db, backend: Backend) -> Result<Vec<String>> {
-    let slow = |backend: &Backend| {
-        let name = backend.name();
-        Error::new(Kind::DeadlineExceeded, format!("backend {name:?} is still removing"))
-    };
-    if !db.shared.turns.busy().insert(backend.clone()) {
-        return Err(slow(&backend));
-    }
-    let own = db.clone();
-    let sweep = backend.clone();
-    let sweeping = tokio::spawn(async move {
-        let outcome = backends::sweep(own.clone(), sweep.clone()).await;
-        own.shared.turns.busy().remove(&sweep);
-        outcome
-    });
-    match timeout(PATIENCE, sweeping).await {
-        Ok(done) => done.map_err(|error| Error::caused(Kind::Internal, "sweep", error))?,
-        Err(_) => Err(slow(&backend)),
     }
 }
 

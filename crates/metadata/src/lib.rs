@@ -52,7 +52,7 @@ mod scoped;
 pub use gc::{Collector, Removed, Schedule, Stats};
 pub use scoped::Scoped;
 
-use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use ::content::Store;
 use ::events::Publisher;
@@ -79,12 +79,21 @@ pub enum Sharing {
 }
 
 /// How a database behaves.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Options {
     /// Whether namespaces share content.
     pub sharing: Sharing,
     /// Where what happened is told.
     pub publisher: Option<Arc<dyn Publisher>>,
+    /// How long a collection waits for a backend to remove what is garbage. One that takes longer
+    /// goes on by itself.
+    pub patience: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { sharing: Sharing::default(), publisher: None, patience: Duration::from_mins(1) }
+    }
 }
 
 /// What keeps the bytes: stores with flat keys, which nobody else changes.
@@ -110,6 +119,7 @@ struct Shared {
     backends: Backends,
     sharing: Sharing,
     turns: Turns,
+    patience: Duration,
 }
 
 impl Db {
@@ -131,7 +141,8 @@ impl Db {
         let (file, connection) = opened.map_err(|e| Error::caused(Kind::Internal, "open", e))??;
         let signals = Arc::new(Signals::default());
         signals.pressure().dirty = backends.all().collect();
-        let writer = Writer::start(connection, Arc::clone(&signals), options.publisher)?;
+        let writer =
+            Writer::start((connection, file.log()?), Arc::clone(&signals), options.publisher)?;
         let db = Self {
             shared: Arc::new(Shared {
                 readers: Arc::new(Readers::new(file)),
@@ -141,6 +152,7 @@ impl Db {
                 backends,
                 sharing: options.sharing,
                 turns: Turns::default(),
+                patience: options.patience,
             }),
         };
         scoped::recover(&db).await?;
@@ -184,6 +196,24 @@ impl Db {
         work: impl FnOnce(&Tx<'_>) -> Outcome<T> + Send + 'static,
     ) -> Result<T> {
         self.shared.writer.write(work).await
+    }
+
+    /// Writes, and answers when that can be read. It is on disk with the next [`Db::sync`].
+    async fn write_lazily<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Tx<'_>) -> Outcome<T> + Send + 'static,
+    ) -> Result<T> {
+        self.shared.writer.write_lazily(work).await
+    }
+
+    /// Answers when all that was written is on disk. Something has to change for that.
+    async fn sync(&self) -> Result<()> {
+        self.write(|tx| {
+            tx.quiet();
+            tx.execute("UPDATE state SET value = value + 1 WHERE name = 'sequence'", [])?;
+            Ok(())
+        })
+        .await
     }
 
     /// Carries `work` through, also when nobody waits for it any more.

@@ -2,16 +2,18 @@
 //! What one namespace sees, and on behalf of which lease it acts.
 mod containers;
 mod content;
+mod extensions;
 mod images;
 mod leases;
 mod namespaces;
+mod sandboxes;
 mod snapshotter;
 mod table;
 
 use std::sync::Arc;
 
 use ::content::Store;
-use ::records::{Container, Image, Leases, Records};
+use ::records::{Container, Image, Leases, Records, Sandbox};
 use ::snapshots::Snapshotter;
 use types::{Result, Scope};
 
@@ -45,6 +47,11 @@ impl Scoped {
 
     /// The leases of the namespace, and what they hold.
     pub fn leases(&self) -> Arc<dyn Leases> {
+        Arc::new(Table::new(self))
+    }
+
+    /// The sandboxes of the namespace.
+    pub fn sandboxes(&self) -> Arc<dyn Records<Sandbox>> {
         Arc::new(Table::new(self))
     }
 

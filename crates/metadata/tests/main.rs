@@ -13,7 +13,9 @@ mod cases {
     mod leases;
     mod pace;
     mod records;
+    mod rescue;
     mod snapshots;
+    mod stuck;
     mod suites;
     mod torture;
     mod world;

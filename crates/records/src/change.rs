@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What an update may change, record by record (containerd `core/metadata/{containers,images}.go`,
+//! What an update may change, record by record (containerd `core/metadata/{containers,images,sandbox}.go`,
 //! `plugins/services/namespaces/local.go`).
 use std::collections::BTreeMap;
 
 use types::{Any, Error, FieldMask, Labels, Result};
 
-use crate::{Container, Image, Lease, Namespace};
+use crate::{Container, Image, Lease, Namespace, Sandbox};
 
 pub(crate) fn namespace(kept: &mut Namespace, change: &Namespace, mask: &FieldMask) -> Result<()> {
     only_labels(&mut kept.labels, &change.labels, mask, |path| {
@@ -52,6 +52,30 @@ pub(crate) fn container(kept: &mut Container, change: &Container, mask: &FieldMa
             ("image", None) => kept.image.clone_from(&change.image),
             ("snapshotkey", None) => kept.snapshot_key.clone_from(&change.snapshot_key),
             _ => return Err(refused(path, &format!("{:?}", kept.id))),
+        }
+    }
+    drop_empty(&mut kept.labels);
+    Ok(())
+}
+
+/// A mask may name the runtime; without one it has to stay what it is.
+pub(crate) fn sandbox(kept: &mut Sandbox, change: &Sandbox, mask: &FieldMask) -> Result<()> {
+    if mask.is_empty() {
+        if kept.runtime.name != change.runtime.name {
+            return Err(Error::invalid("sandbox.Runtime.Name field is immutable"));
+        }
+        kept.labels.clone_from(&change.labels);
+        kept.extensions.clone_from(&change.extensions);
+        kept.spec.clone_from(&change.spec);
+        kept.runtime.clone_from(&change.runtime);
+    }
+    for path in mask.paths() {
+        match part(path) {
+            ("labels", key) => set(&mut kept.labels, &change.labels, key),
+            ("extensions", key) => extend(&mut kept.extensions, &change.extensions, key),
+            ("runtime", None) => kept.runtime.clone_from(&change.runtime),
+            ("spec", None) => kept.spec.clone_from(&change.spec),
+            _ => return Err(refused(path, &format!("sandbox {:?}", kept.id))),
         }
     }
     drop_empty(&mut kept.labels);
@@ -141,8 +165,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        Record,
-        validate::tests::{a_container, an_image},
+        Record, Runtime,
+        validate::tests::{a_container, a_sandbox, an_image},
     };
 
     fn labels<const N: usize>(pairs: [(&str, &str); N]) -> Labels {
@@ -210,5 +234,29 @@ mod tests {
         assert_eq!(kept.target.digest, Digest::of("other"));
         assert_eq!(kept.target.annotations, labels([("a", "1")]));
         assert!(kept.change(an_image(), &mask(&["name"])).is_err());
+    }
+
+    #[test]
+    fn a_sandbox_keeps_its_runtime_unless_that_is_named() {
+        let change = Sandbox {
+            runtime: Runtime { name: "other".into(), options: None },
+            spec: Some(Any::new("spec", "new")),
+            labels: labels([("a", "1"), ("empty", "")]),
+            extensions: [("x".into(), Any::new("t", "v"))].into(),
+            ..a_sandbox()
+        };
+        let error = a_sandbox().change(change.clone(), &mask(&[])).unwrap_err();
+        let want = "sandbox.Runtime.Name field is immutable: invalid argument";
+        assert_eq!(error.to_string(), want);
+
+        let mut kept = a_sandbox();
+        kept.change(change.clone(), &mask(&["labels", "spec", "extensions.x"])).unwrap();
+        assert_eq!(kept.labels, labels([("a", "1")]));
+        assert_eq!(kept.runtime, a_sandbox().runtime);
+        kept.change(change.clone(), &mask(&["runtime"])).unwrap();
+        assert_eq!(kept, Sandbox { labels: labels([("a", "1")]), ..change.clone() });
+        let error = kept.change(change, &mask(&["sandboxer"])).unwrap_err();
+        let want = "cannot update \"sandboxer\" field on sandbox \"s\": invalid argument";
+        assert_eq!(error.to_string(), want);
     }
 }

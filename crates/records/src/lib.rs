@@ -67,6 +67,29 @@ pub struct Container {
     pub sandbox: String,
 }
 
+/// What a group of containers shares: a pod, or whatever else a runtime makes of it.
+///
+/// Nothing of it runs: that is for the sandbox controller called [`sandboxer`](Self::sandboxer).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sandbox {
+    /// Its name.
+    pub id: String,
+    /// What runs it.
+    pub runtime: Runtime,
+    /// What its controller makes of it; it need not be an OCI spec.
+    pub spec: Option<Any>,
+    /// Its labels.
+    pub labels: Labels,
+    /// When it was made.
+    pub created_at: SystemTime,
+    /// When it last changed.
+    pub updated_at: SystemTime,
+    /// What clients keep beside it, by name.
+    pub extensions: std::collections::BTreeMap<String, Any>,
+    /// The controller that runs it: `shim`, `podsandbox`; empty for the caller's default.
+    pub sandboxer: String,
+}
+
 /// The name of a runtime, and what it is told.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Runtime {
@@ -214,6 +237,10 @@ record!(Container, container, "container", id, |it, path| match path {
     ["id"] => Some(it.id.as_str().into()),
     ["runtime", "name"] => Some(it.runtime.name.as_str().into()).filter(|s: &Cow<_>| !s.is_empty()),
     ["image"] => Some(it.image.as_str().into()).filter(|s: &Cow<_>| !s.is_empty()),
+    _ => None,
+});
+record!(Sandbox, sandbox, "sandbox", id, |it, path| match path {
+    ["id"] => Some(it.id.as_str().into()),
     _ => None,
 });
 record!(Image, image, "image", name, |it, path| match path {

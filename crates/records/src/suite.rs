@@ -12,7 +12,7 @@ use std::{sync::Arc, time::SystemTime};
 use types::{Any, Descriptor, Digest, FieldMask, Filters, Kind, Labels, Result, media_types};
 
 use crate::{
-    Container, Delete, Image, Lease, Leases, Namespace, Record, Records, Resource, Runtime,
+    Container, Delete, Image, Lease, Leases, Namespace, Record, Records, Resource, Runtime, Sandbox,
 };
 
 /// The records of one namespace, and the namespaces, of an empty keeper.
@@ -26,6 +26,8 @@ pub struct Keeper {
     pub images: Arc<dyn Records<Image>>,
     /// The leases of the same namespace.
     pub leases: Arc<dyn Leases>,
+    /// The sandboxes of the same namespace.
+    pub sandboxes: Arc<dyn Records<Sandbox>>,
 }
 
 /// Holds the keepers that `fresh` makes to every claim.
@@ -39,6 +41,7 @@ pub async fn run(mut fresh: impl AsyncFnMut() -> Keeper) {
     an_image_is_deleted_only_if_it_names_what_was_said(&fresh().await).await;
     a_namespace_with_records_cannot_be_deleted(&fresh().await).await;
     a_lease_holds_what_it_was_given(&fresh().await).await;
+    a_sandbox_is_a_record_like_others(&fresh().await).await;
 }
 
 async fn a_record_is_kept_as_created(keeper: &Keeper) {
@@ -243,6 +246,43 @@ async fn a_lease_holds_what_it_was_given(keeper: &Keeper) {
     is(keeper.leases.resources("l").await, Kind::NotFound);
 }
 
+async fn a_sandbox_is_a_record_like_others(keeper: &Keeper) {
+    let sandboxes = &*keeper.sandboxes;
+    is(sandboxes.get("s").await, Kind::NotFound);
+    is(sandboxes.delete("s", Delete::default()).await, Kind::NotFound);
+    is(sandboxes.create(sandbox("not/an/id")).await, Kind::InvalidArgument);
+    let created = sandboxes.create(sandbox("s")).await.unwrap();
+    let want =
+        Sandbox { created_at: created.created_at, updated_at: created.updated_at, ..sandbox("s") };
+    assert_eq!(created, want);
+    assert_eq!(sandboxes.get("s").await.unwrap(), want);
+    is(sandboxes.create(sandbox("s")).await, Kind::AlreadyExists);
+
+    let bare = Sandbox {
+        runtime: Runtime::default(),
+        spec: None,
+        labels: Labels::new(),
+        extensions: [].into(),
+        sandboxer: String::new(),
+        ..sandbox("bare")
+    };
+    sandboxes.create(bare).await.unwrap();
+    let found = sandboxes.list(&Filters::default()).await.unwrap();
+    assert_eq!(found.iter().map(Record::name).collect::<Vec<_>>(), ["bare", "s"]);
+    let filter = Filters::parse(&["labels.\"some.key/of\"==value"]).unwrap();
+    let found = sandboxes.list(&filter).await.unwrap();
+    assert_eq!(found.iter().map(Record::name).collect::<Vec<_>>(), ["s"]);
+
+    let change = Sandbox { spec: Some(Any::new("spec", "other")), ..sandbox("s") };
+    let updated = sandboxes.update(change.clone(), &FieldMask::new(["spec"])).await.unwrap();
+    assert_eq!(updated.spec, change.spec);
+    assert_eq!((updated.created_at, &updated.extensions), (created.created_at, &want.extensions));
+    is(sandboxes.update(change, &FieldMask::new(["sandboxer"])).await, Kind::InvalidArgument);
+    is(sandboxes.update(sandbox("missing"), &FieldMask::new(["labels"])).await, Kind::NotFound);
+    sandboxes.delete("s", Delete::default()).await.unwrap();
+    is(sandboxes.get("s").await, Kind::NotFound);
+}
+
 #[track_caller]
 fn is<T>(outcome: Result<T>, want: Kind) {
     assert_eq!(outcome.map(drop).unwrap_err().kind(), want);
@@ -285,4 +325,21 @@ fn image(name: &str) -> Image {
 
 fn lease(id: &str) -> Lease {
     Lease { id: id.into(), created_at: SystemTime::now(), labels: some_labels() }
+}
+
+fn sandbox(id: &str) -> Sandbox {
+    let now = SystemTime::now();
+    Sandbox {
+        id: id.into(),
+        runtime: Runtime {
+            name: "io.containerd.runc.v2".into(),
+            options: Some(Any::new("options", "o")),
+        },
+        spec: Some(Any::new("types.containerd.io/opencontainers/runtime-spec/1/Spec", "{}")),
+        labels: some_labels(),
+        created_at: now,
+        updated_at: now,
+        extensions: [("x".to_owned(), Any::new("extension", vec![0, 1, 255]))].into(),
+        sandboxer: "shim".into(),
+    }
 }

@@ -3,7 +3,7 @@
 //! the texts are containerd's, since clients show and match them).
 use types::{Context, Descriptor, Error, Labels, Result, identifiers, labels};
 
-use crate::{Container, Image, Lease, Namespace};
+use crate::{Container, Image, Lease, Namespace, Sandbox};
 
 pub(crate) fn namespace(namespace: &Namespace) -> Result<()> {
     identifiers::validate(&namespace.name)?;
@@ -27,6 +27,13 @@ pub(crate) fn container(container: &Container) -> Result<()> {
         return Err(Error::invalid(rule));
     }
     Ok(())
+}
+
+/// Only the name and the labels: what else there is, is between the client and the controller
+/// (containerd `core/metadata/sandbox.go`, `validate`).
+pub(crate) fn sandbox(sandbox: &Sandbox) -> Result<()> {
+    identifiers::validate(&sandbox.id).context(|| "invalid sandbox ID")?;
+    check_labels(&sandbox.labels, "sandbox.Labels")
 }
 
 pub(crate) fn image(image: &Image) -> Result<()> {
@@ -83,6 +90,19 @@ pub(crate) mod tests {
         }
     }
 
+    pub(crate) fn a_sandbox() -> Sandbox {
+        Sandbox {
+            id: "s".into(),
+            runtime: Runtime { name: "io.containerd.runc.v2".into(), options: None },
+            spec: None,
+            labels: Labels::new(),
+            created_at: UNIX_EPOCH,
+            updated_at: UNIX_EPOCH,
+            extensions: [].into(),
+            sandboxer: "shim".into(),
+        }
+    }
+
     pub(crate) fn an_image() -> Image {
         Image {
             name: "busybox".into(),
@@ -128,6 +148,17 @@ pub(crate) mod tests {
         for (spoil, want) in rules {
             check(a_container(), spoil, want);
         }
+    }
+
+    #[test]
+    fn a_sandbox_needs_a_name_alone() {
+        check(
+            a_sandbox(),
+            |s| s.id = "a/b".into(),
+            "invalid sandbox ID: identifier \"a/b\" must match ^[A-Za-z0-9]+(?:[._-](?:[A-Za-z0-9]+))*$: invalid argument",
+        );
+        let bare = Sandbox { runtime: Runtime::default(), ..a_sandbox() };
+        assert!(bare.validate().is_ok());
     }
 
     #[test]

@@ -30,7 +30,8 @@ use self::{
     token::{Issuer, Token},
 };
 use crate::{
-    Host,
+    Heard, Host, Listener,
+    host::is_loopback,
     refusal::Failure,
     transport::{Answer, Transport, join, locked, origin},
 };
@@ -42,23 +43,40 @@ pub struct Credential {
     pub username: String,
     /// The password, or an identity token to be exchanged for others.
     pub secret: String,
+    /// A whole `Authorization` header that is used as it is, instead of the others.
+    pub header: String,
+    /// Where it is from, for people.
+    pub source: String,
 }
 
 impl Credential {
     /// A name and a password.
     pub fn new(username: impl Into<String>, password: impl Into<String>) -> Self {
-        Self { username: username.into(), secret: password.into() }
+        let (username, secret) = (username.into(), password.into());
+        Self { username, secret, header: String::new(), source: String::new() }
     }
 
     /// A long-lived token, also called refresh or offline token.
     pub fn identity_token(token: impl Into<String>) -> Self {
         Self::new("", token)
     }
+
+    /// A header that is ready: `Bearer ...`.
+    pub fn header(header: impl Into<String>) -> Self {
+        Self { header: header.into(), ..Self::new("", "") }
+    }
+
+    /// The same credential, saying where it is from.
+    pub fn from_source(self, source: impl Into<String>) -> Self {
+        Self { source: source.into(), ..self }
+    }
 }
 
 impl fmt::Debug for Credential {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Credential").field("username", &self.username).finish_non_exhaustive()
+        let Self { username, source, .. } = self;
+        let mut shown = f.debug_struct("Credential");
+        shown.field("username", username).field("source", source).finish_non_exhaustive()
     }
 }
 
@@ -86,23 +104,31 @@ pub(crate) struct Authorizer {
     credentials: Arc<dyn Credentials>,
     /// For token servers.
     agent: HeaderMap,
+    listener: Option<Listener>,
     known: Mutex<HashMap<String, Arc<Known>>>,
 }
 
 enum Known {
-    Basic(HeaderValue),
-    Bearer {
-        issuer: Issuer,
-        /// The scope named in the challenge.
-        scope: Vec<String>,
-        /// By scope. Whoever wants a token that another is fetching waits for it.
-        tokens: Mutex<HashMap<String, Arc<OnceCell<Token>>>>,
-    },
+    /// A header that needs no exchange: a name and password, or one that was given as it is.
+    Ready(HeaderValue),
+    Bearer(Box<Bearer>),
+}
+
+struct Bearer {
+    issuer: Issuer,
+    /// The scope named in the challenge.
+    scope: Vec<String>,
+    /// By scope. Whoever wants a token that another is fetching waits for it.
+    tokens: Mutex<HashMap<String, Arc<OnceCell<Token>>>>,
 }
 
 impl Authorizer {
-    pub(crate) fn new(credentials: Arc<dyn Credentials>, agent: HeaderMap) -> Self {
-        Self { credentials, agent, known: Mutex::default() }
+    pub(crate) fn new(
+        credentials: Arc<dyn Credentials>,
+        agent: HeaderMap,
+        listener: Option<Listener>,
+    ) -> Self {
+        Self { credentials, agent, listener, known: Mutex::default() }
     }
 
     /// The `Authorization` for a request to `uri`, if its host is known to want one.
@@ -116,8 +142,9 @@ impl Authorizer {
         let known = locked(&self.known).get(&key(uri)).cloned();
         let Some(known) = known else { return Ok(None) };
         match &*known {
-            Known::Basic(header) => Ok(Some(header.clone())),
-            Known::Bearer { issuer, scope, tokens } => {
+            Known::Ready(header) => Ok(Some(header.clone())),
+            Known::Bearer(bearer) => {
+                let Bearer { issuer, scope, tokens } = &**bearer;
                 let scopes = merge(scopes, scope);
                 let cell = cell(tokens, &scopes.join(" "));
                 let token = cell.get_or_try_init(async || {
@@ -160,6 +187,9 @@ impl Authorizer {
         }
         let host = origin(&answer.uri).1;
         let credential = self.credentials.credential(host).await?;
+        if let Some(listener) = &self.listener {
+            listener(&Heard::Credential { host, credential: credential.as_ref() });
+        }
         let known = Arc::new(learn(challenge, &answer.uri, credential)?);
         locked(&self.known).insert(key(&answer.uri), known);
         Ok(true)
@@ -184,9 +214,10 @@ impl Authorizer {
 impl Known {
     fn gave(&self, header: &HeaderValue) -> bool {
         match self {
-            Self::Basic(own) => own == header,
-            Self::Bearer { tokens, .. } => {
-                locked(tokens).values().filter_map(|cell| cell.get()).any(|it| it.header == header)
+            Self::Ready(own) => own == header,
+            Self::Bearer(bearer) => {
+                let tokens = locked(&bearer.tokens);
+                tokens.values().filter_map(|cell| cell.get()).any(|it| it.header == header)
             }
         }
     }
@@ -198,23 +229,44 @@ fn learn(
     credential: Option<Credential>,
 ) -> Result<Known, Failure> {
     let Challenge { scheme, mut parameters } = challenge;
+    if let Some(given) = credential.as_ref().filter(|credential| !credential.header.is_empty()) {
+        return Ok(Known::Ready(ready(&given.header)?));
+    }
     let credential = credential.filter(|credential| !credential.secret.is_empty());
     if scheme == Scheme::Basic {
         let named = credential.filter(|credential| !credential.username.is_empty());
         let named = named.ok_or_else(|| {
             Failure::Denied("authorization failed: no basic auth credentials".to_owned())
         })?;
-        return Ok(Known::Basic(basic(&named)));
+        return Ok(Known::Ready(basic(&named)));
     }
     let realm = parameters
         .get("realm")
         .ok_or_else(|| Error::said(Kind::Unknown, "no realm specified for token auth challenge"))?;
     let realm =
         join(uri, realm).map_err(|error| error.context("invalid token auth challenge realm"))?;
+    if credential.is_some() && is_exposed(uri, &realm) {
+        let what = format!("refusing to send credentials in plain text to {}", key(&realm));
+        return Err(Error::said(Kind::FailedPrecondition, what).into());
+    }
     let scope = parameters.get("scope").map(|scope| scope.split(' ').map(str::to_owned).collect());
     let service = parameters.remove("service").unwrap_or_default();
     let issuer = Issuer { realm, service, credential };
-    Ok(Known::Bearer { issuer, scope: scope.unwrap_or_default(), tokens: Mutex::default() })
+    let bearer = Bearer { issuer, scope: scope.unwrap_or_default(), tokens: Mutex::default() };
+    Ok(Known::Bearer(Box::new(bearer)))
+}
+
+fn ready(header: &str) -> Result<HeaderValue> {
+    let mut header = HeaderValue::try_from(header)
+        .map_err(|error| Error::caused(Kind::InvalidArgument, "authorization header", error))?;
+    header.set_sensitive(true);
+    Ok(header)
+}
+
+/// Whether a host that is spoken to over TLS sends us to a place where everybody can listen.
+fn is_exposed(host: &Uri, realm: &Uri) -> bool {
+    let is_plain = |uri: &Uri| uri.scheme_str() == Some("http");
+    !is_plain(host) && is_plain(realm) && !is_loopback(origin(realm).1)
 }
 
 /// Credentials and tokens are kept apart by scheme, name and port.

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+mod parts;
+
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -13,8 +15,11 @@ use tokio::time::sleep;
 use types::{Descriptor, Error, Kind, Result, media_types};
 
 use crate::{
-    Host, Scheme, refusal,
+    Host, Scheme, Shared, Timeouts, Transfers,
+    limits::Slot,
+    refusal,
     request::{Ask, Repository, Target},
+    retry,
     transport::Answer,
 };
 
@@ -40,18 +45,42 @@ impl Fetch for Fetcher {
             repository: Arc::clone(&self.repository),
             descriptor: descriptor.clone(),
             offset,
+            end: descriptor.size,
             current: None,
+            since: 0,
             fruitless: 0,
+            slot: None,
         };
         if download.is_complete() {
             return Ok(stream::empty().boxed());
         }
-        download.current = Some(download.open().await?);
+        let Shared { limits, options, .. } = &*self.repository.shared;
+        if !is_manifest(descriptor) {
+            download.slot = Some(limits.slot().await?);
+        }
+        let Transfers { part, .. } = options.transfers;
+        let is_large = part > SMALLEST_PART && descriptor.size - offset > part;
+        let in_parts = download.slot.is_some() && is_large;
+        if in_parts {
+            download.end = offset + part;
+        }
+        let source = download.open().await?;
+        let is_partial = source.is_partial;
+        download.current = Some(source);
+        if in_parts && is_partial {
+            return Ok(parts::stream(download));
+        }
+        download.end = descriptor.size;
         Ok(stream::try_unfold(download, Download::step).boxed())
     }
 }
 
+/// Parts up to this size are none (containerd `core/transfer/transfer.go`, where the same setting
+/// begins to count above it).
+const SMALLEST_PART: u64 = 512;
+
 /// A place that may have what is wanted.
+#[derive(Clone)]
 struct Place {
     host: Host,
     target: Target,
@@ -60,16 +89,19 @@ struct Place {
 /// Where to look for `descriptor`, in order: the places that it names itself, then each host
 /// (containerd `core/remotes/docker/fetcher.go`).
 fn places(repository: &Repository, hosts: &[Host], descriptor: &Descriptor) -> Vec<Place> {
-    let manifest = media_types::is_manifest(&descriptor.media_type)
-        || media_types::is_index(&descriptor.media_type)
-        || descriptor.media_type == media_types::DOCKER_SCHEMA1;
-    let kind = if manifest { "manifests" } else { "blobs" };
+    let kind = if is_manifest(descriptor) { "manifests" } else { "blobs" };
     let foreign = descriptor.urls.iter().filter_map(|url| foreign(url));
     let own = hosts.iter().map(|host| {
         let target = repository.mirrored(host, &[kind, descriptor.digest.as_str()]);
         Place { host: host.clone(), target }
     });
     foreign.chain(own).collect()
+}
+
+fn is_manifest(descriptor: &Descriptor) -> bool {
+    media_types::is_manifest(&descriptor.media_type)
+        || media_types::is_index(&descriptor.media_type)
+        || descriptor.media_type == media_types::DOCKER_SCHEMA1
 }
 
 fn foreign(url: &str) -> Option<Place> {
@@ -90,20 +122,29 @@ struct Download {
     places: Vec<Place>,
     /// How far it is.
     offset: u64,
+    /// Where it ends, before the end of all if it is for a part only; 0 when that is not known.
+    end: u64,
     current: Option<Source>,
+    /// How much the current connection has given.
+    since: u64,
     /// How many times in a row a connection broke before it had given anything new.
     fruitless: u32,
+    /// Its place among the downloads that may be under way.
+    slot: Option<Slot>,
 }
 
 /// An answer under way, of which the first `skip` bytes are known already.
 struct Source {
     answer: Answer,
+    host: String,
     skip: u64,
+    /// Whether it is the range that was asked for, and not all.
+    is_partial: bool,
 }
 
 impl Download {
     fn is_complete(&self) -> bool {
-        self.descriptor.size > 0 && self.offset >= self.descriptor.size
+        self.end > 0 && self.offset >= self.end
     }
 
     async fn step(mut self) -> Result<Option<(Bytes, Self)>> {
@@ -120,8 +161,12 @@ impl Download {
                 self.current.insert(source)
             };
             match source.piece().await {
-                Ok(Some(piece)) => return self.take(piece).map(Some),
-                Ok(None) if self.descriptor.size == 0 => return Ok(None),
+                Ok(Some(piece)) => {
+                    let piece = self.take(piece)?;
+                    self.repository.shared.limits.received(piece.len()).await;
+                    return Ok(Some(piece));
+                }
+                Ok(None) if self.end == 0 => return Ok(None),
                 Ok(None) => self.lost(self.cut_short()).await?,
                 Err(error) => self.lost(error).await?,
             }
@@ -129,14 +174,19 @@ impl Download {
         Ok(None)
     }
 
-    fn take(&mut self, piece: Bytes) -> Result<Bytes> {
-        self.offset += piece.len() as u64;
-        self.fruitless = 0;
+    fn take(&mut self, mut piece: Bytes) -> Result<Bytes> {
         let size = self.descriptor.size;
-        if size > 0 && self.offset > size {
-            let what = format!("{}: more than the {size} bytes announced", self.descriptor.digest);
-            return Err(Error::failed_precondition(what));
+        if self.end > 0 && self.offset + piece.len() as u64 > self.end {
+            if self.end == size {
+                let what =
+                    format!("{}: more than the {size} bytes announced", self.descriptor.digest);
+                return Err(Error::failed_precondition(what));
+            }
+            // A server that does not care where a range ends.
+            piece.truncate((self.end - self.offset) as usize);
         }
+        self.offset += piece.len() as u64;
+        self.since += piece.len() as u64;
         Ok(piece)
     }
 
@@ -150,23 +200,43 @@ impl Download {
 
     /// Waits before the next try, which begins with another place if this one gave nothing.
     async fn lost(&mut self, error: Error) -> Result<()> {
-        self.current = None;
+        let shared = Arc::clone(&self.repository.shared);
+        let source = self.current.take();
+        if std::mem::take(&mut self.since) >= self.progress(&error) {
+            self.fruitless = 0;
+        }
         if self.fruitless > 0 {
             self.places.rotate_left(1);
         }
+        if let Some(source) = source.filter(|_| error.kind() == Kind::DeadlineExceeded) {
+            shared.health.failed(&source.host);
+        }
         self.fruitless += 1;
-        let retry = &self.repository.shared.options.retry;
-        let Some(wait) = retry.wait(self.fruitless, None) else { return Err(error) };
+        let wait = shared.options.retry.wait(self.fruitless, None);
+        let Some(wait) = wait else { return Err(error) };
         tracing::debug!(digest = %self.descriptor.digest, offset = self.offset, %error, "resuming");
-        sleep(wait).await;
+        sleep(retry::spread(wait)).await;
         Ok(())
     }
 
+    /// How many bytes of a connection are progress: any, unless it was too slow to wait for. A
+    /// trickle would otherwise be begun again for ever.
+    fn progress(&self, error: &Error) -> u64 {
+        let Timeouts { slowest, idle, .. } = self.repository.shared.options.timeouts;
+        match error.kind() {
+            Kind::DeadlineExceeded => (slowest * idle.as_millis() as u64 / 1000).max(1),
+            _ => 1,
+        }
+    }
+
     /// Opens what is left at the first place that has it. The first place's error is the one shown.
-    async fn open(&self) -> Result<Source> {
+    async fn open(&mut self) -> Result<Source> {
+        let shared = Arc::clone(&self.repository.shared);
+        let detour = shared.options.timeouts.detour;
+        let places = shared.health.order(self.places.clone(), detour, |place| &mut place.host);
         let mut first = None;
-        for (at, place) in self.places.iter().enumerate() {
-            match self.open_at(place, at + 1 == self.places.len()).await {
+        for (at, place) in places.iter().enumerate() {
+            match self.open_at(place, at + 1 == places.len()).await {
                 Ok(source) => return Ok(source),
                 Err(error) => {
                     tracing::debug!(host = place.host.host, %error, "not fetched here");
@@ -188,12 +258,22 @@ impl Download {
             host: &place.host,
             method: Method::GET,
             target: place.target.clone(),
-            headers: headers(&self.descriptor.media_type, self.offset)?,
+            headers: headers(&self.descriptor.media_type, self.range())?,
             scopes: vec![self.repository.scope("pull")],
             body: Bytes::new(),
             last,
         };
-        accept(self.repository.shared.send(&ask).await?, self.offset).await
+        let answer = self.repository.shared.send(&ask).await?;
+        accept(answer, place.host.host.clone(), &self.descriptor, self.offset).await
+    }
+
+    /// The range to ask for; none for all.
+    fn range(&self) -> Option<String> {
+        let Self { offset, end, .. } = self;
+        if *end < self.descriptor.size {
+            return Some(format!("bytes={offset}-{}", end.saturating_sub(1)));
+        }
+        (*offset > 0).then(|| format!("bytes={offset}-"))
     }
 }
 
@@ -213,7 +293,7 @@ impl Source {
 
 /// The headers of a request for the rest of something. Encodings are refused, because an offset into
 /// an encoded body means nothing.
-fn headers(media_type: &str, offset: u64) -> Result<HeaderMap> {
+fn headers(media_type: &str, range: Option<String>) -> Result<HeaderMap> {
     let accept =
         if media_type.is_empty() { "*/*".to_owned() } else { format!("{media_type}, */*") };
     let accept = HeaderValue::try_from(accept)
@@ -222,9 +302,8 @@ fn headers(media_type: &str, offset: u64) -> Result<HeaderMap> {
         (header::ACCEPT, accept),
         (header::ACCEPT_ENCODING, HeaderValue::from_static("identity")),
     ]);
-    if offset > 0 {
-        let range = HeaderValue::try_from(format!("bytes={offset}-"))
-            .expect("a number is text that headers may have");
+    if let Some(range) = range {
+        let range = HeaderValue::try_from(range).expect("numbers are text that headers may have");
         headers.insert(header::RANGE, range);
     }
     Ok(headers)
@@ -232,7 +311,12 @@ fn headers(media_type: &str, offset: u64) -> Result<HeaderMap> {
 
 /// Whether an answer is what was asked for, and how much of it is known already: all up to `offset`,
 /// when the server does not care for ranges.
-async fn accept(answer: Answer, offset: u64) -> Result<Source> {
+async fn accept(
+    answer: Answer,
+    host: String,
+    descriptor: &Descriptor,
+    offset: u64,
+) -> Result<Source> {
     if answer.status == StatusCode::NOT_FOUND {
         return Err(Error::not_found(format!("content at {} not found", answer.url())));
     }
@@ -250,7 +334,14 @@ async fn accept(answer: Answer, offset: u64) -> Result<Source> {
         let what = format!("{}: unhandled content range in response: {range}", answer.url());
         return Err(Error::said(Kind::Unknown, what));
     }
-    Ok(Source { answer, skip: if partial { 0 } else { offset } })
+    let size = descriptor.size;
+    let length = said(header::CONTENT_LENGTH).parse::<u64>().ok();
+    // Less may be a slip of somebody in between, and is asked for again.
+    if let Some(length) = length.filter(|&length| !partial && size > 0 && length > size) {
+        let what = format!("{}: {length} bytes, where {size} were announced", answer.url());
+        return Err(Error::failed_precondition(what));
+    }
+    Ok(Source { answer, host, skip: if partial { 0 } else { offset }, is_partial: partial })
 }
 
 #[cfg(test)]
@@ -259,7 +350,7 @@ mod tests {
 
     #[test]
     fn the_rest_of_a_thing_is_asked_for_as_it_is() {
-        let headers = headers("a/b", 7).unwrap();
+        let headers = headers("a/b", Some("bytes=7-".into())).unwrap();
         assert_eq!(headers[header::ACCEPT], "a/b, */*");
         assert_eq!(headers[header::RANGE], "bytes=7-");
         assert_eq!(headers[header::ACCEPT_ENCODING], "identity");

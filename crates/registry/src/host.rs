@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
+use std::{fmt, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::HeaderMap;
 use types::Result;
 
-use crate::reference::split_port;
+use crate::{Directories, reference::split_port};
 
 /// Where a registry is: the hosts that serve the name in a reference, in the order to try them.
 ///
@@ -30,6 +30,8 @@ pub struct Host {
     pub tls: Tls,
     /// How long connecting may take, when not as [`crate::Timeouts::connect`] says.
     pub connect_timeout: Option<Duration>,
+    /// The unix socket that it listens on, when it is not found by its name.
+    pub socket: Option<PathBuf>,
 }
 
 impl Host {
@@ -43,6 +45,7 @@ impl Host {
             headers: HeaderMap::new(),
             tls: Tls::default(),
             connect_timeout: None,
+            socket: None,
         }
     }
 
@@ -91,8 +94,8 @@ pub struct Tls {
     pub skip_verify: bool,
     /// Further authorities, in PEM.
     pub authorities: Vec<Bytes>,
-    /// Who we are, to hosts that ask.
-    pub identity: Option<Identity>,
+    /// Who we are, to hosts that ask. Of several, the one that an authority named by the host signed.
+    pub identities: Vec<Identity>,
 }
 
 /// A client certificate.
@@ -114,29 +117,19 @@ impl fmt::Debug for Identity {
 /// `registry-1.docker.io`, and loopback may speak plain text or TLS that nobody signed
 /// (containerd `core/remotes/docker/config/hosts.go`).
 pub fn standard(plain_http: bool, tls: Tls) -> Hosts {
-    Arc::new(move |name| {
-        let host = match name {
-            "docker.io" => Host::new(Scheme::Https, "registry-1.docker.io"),
-            _ if plain_http => Host::new(Scheme::Http, name),
-            _ if is_loopback(name) => loopback(name),
-            _ => Host::new(Scheme::Https, name),
-        };
-        let skip_verify = tls.skip_verify || host.tls.skip_verify;
-        Ok(vec![Host { tls: Tls { skip_verify, ..tls.clone() }, ..host }])
-    })
+    let default_scheme = plain_http.then_some(Scheme::Http);
+    Directories { default_scheme, tls, ..Directories::default() }.hosts()
 }
 
-fn loopback(name: &str) -> Host {
-    let scheme = match split_port(name).1 {
+/// How a loopback host is spoken to: by the port, if that says it.
+pub(crate) fn loopback_scheme(name: &str) -> Scheme {
+    match split_port(name).1 {
         None | Some("443") => Scheme::Https,
-        Some("80") => Scheme::Http,
-        Some(_) => Scheme::Either,
-    };
-    let tls = Tls { skip_verify: true, ..Tls::default() };
-    Host { tls, ..Host::new(scheme, name) }
+        Some(_) => Scheme::Http,
+    }
 }
 
-fn is_loopback(host: &str) -> bool {
+pub(crate) fn is_loopback(host: &str) -> bool {
     let name = split_port(host).0.trim_matches(['[', ']']);
     name == "localhost" || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }

@@ -26,8 +26,12 @@
 //! # }
 //! ```
 mod auth;
+mod config;
 mod fetch;
+mod health;
+mod heard;
 mod host;
+mod limits;
 mod push;
 mod reference;
 mod refusal;
@@ -42,13 +46,19 @@ use std::{fmt, sync::Arc, time::Duration};
 use http::{HeaderMap, HeaderValue, header};
 use types::{Context as _, Descriptor, Error, Result};
 
-use crate::{auth::Authorizer, request::Repository, transport::Transport};
+use crate::{
+    auth::Authorizer, health::Health, limits::Limits, request::Repository, transport::Transport,
+};
 pub use crate::{
     auth::{Credential, Credentials},
+    config::{Directories, Found},
+    heard::{Heard, Listener},
     host::{Capabilities, Host, Hosts, Identity, Scheme, Tls, standard},
+    limits::Transfers,
     reference::Reference,
     retry::Retry,
     source::distribution_source,
+    transport::Proxies,
 };
 
 /// How registries are reached. [`Options::default`] is for machines without configuration.
@@ -66,6 +76,12 @@ pub struct Options {
     pub timeouts: Timeouts,
     /// How often to try.
     pub retry: Retry,
+    /// The proxies through which hosts are reached.
+    pub proxies: Proxies,
+    /// How blobs are moved.
+    pub transfers: Transfers,
+    /// Who hears of what passes.
+    pub listener: Option<Listener>,
 }
 
 impl Default for Options {
@@ -77,6 +93,9 @@ impl Default for Options {
             user_agent: HeaderValue::from_static(concat!("containerd/", env!("CARGO_PKG_VERSION"))),
             timeouts: Timeouts::default(),
             retry: Retry::default(),
+            proxies: Proxies::default(),
+            transfers: Transfers::default(),
+            listener: None,
         }
     }
 }
@@ -87,6 +106,8 @@ impl fmt::Debug for Options {
             .field("user_agent", &self.user_agent)
             .field("timeouts", &self.timeouts)
             .field("retry", &self.retry)
+            .field("proxies", &self.proxies)
+            .field("transfers", &self.transfers)
             .finish_non_exhaustive()
     }
 }
@@ -96,10 +117,15 @@ impl fmt::Debug for Options {
 pub struct Timeouts {
     /// For a connection: the name looked up, TCP and TLS.
     pub connect: Duration,
+    /// For a connection to a host that is not the last to ask, where its own limit is not given.
+    pub detour: Duration,
     /// For the start of a reply.
     pub reply: Duration,
     /// For the next byte, in either direction.
     pub idle: Duration,
+    /// How many bytes a second are progress, over each `idle` of waiting. What comes more slowly is
+    /// as good as nothing.
+    pub slowest: u64,
     /// For the reply to a finished upload, which a registry may spend hashing all of it.
     pub commit: Duration,
 }
@@ -108,8 +134,10 @@ impl Default for Timeouts {
     fn default() -> Self {
         Self {
             connect: Duration::from_secs(30),
+            detour: Duration::from_secs(5),
             reply: Duration::from_mins(1),
             idle: Duration::from_mins(1),
+            slowest: 1 << 10,
             commit: Duration::from_mins(10),
         }
     }
@@ -125,17 +153,52 @@ pub struct Registry {
 /// What requests share.
 struct Shared {
     options: Options,
-    transport: Transport,
+    transport: Arc<Transport>,
+    health: Arc<Health>,
+    limits: Arc<Limits>,
     auth: Authorizer,
+}
+
+/// On whose behalf registries are asked: what one pull differs in from another.
+#[derive(Clone)]
+pub struct Behalf {
+    /// Where registries are.
+    pub hosts: Hosts,
+    /// Who we are.
+    pub credentials: Arc<dyn Credentials>,
+    /// Headers for each request to a registry.
+    pub headers: HeaderMap,
+    /// Who hears of what passes.
+    pub listener: Option<Listener>,
 }
 
 impl Registry {
     /// A client that reaches registries as `options` say. It connects to nothing yet.
     pub fn new(options: Options) -> Self {
+        let transport = Transport::new(options.timeouts.clone(), options.proxies.clone());
+        let limits = Limits::new(&options.transfers);
+        Self::over(options, Arc::new(transport), Arc::default(), Arc::new(limits))
+    }
+
+    /// A client for somebody else. It shares connections, limits, and what is known of dead hosts
+    /// with this one; but no credential, and no token.
+    pub fn on_behalf(&self, behalf: Behalf) -> Self {
+        let Behalf { hosts, credentials, headers, listener } = behalf;
+        let Shared { options, transport, health, limits, .. } = &*self.shared;
+        let options = Options { hosts, credentials, headers, listener, ..options.clone() };
+        Self::over(options, Arc::clone(transport), Arc::clone(health), Arc::clone(limits))
+    }
+
+    fn over(
+        options: Options,
+        transport: Arc<Transport>,
+        health: Arc<Health>,
+        limits: Arc<Limits>,
+    ) -> Self {
         let agent = [(header::USER_AGENT, options.user_agent.clone())].into_iter().collect();
-        let auth = Authorizer::new(Arc::clone(&options.credentials), agent);
-        let transport = Transport::new(options.timeouts.clone());
-        Self { shared: Arc::new(Shared { options, transport, auth }) }
+        let credentials = Arc::clone(&options.credentials);
+        let auth = Authorizer::new(credentials, agent, options.listener.clone());
+        Self { shared: Arc::new(Shared { options, transport, health, limits, auth }) }
     }
 
     /// Finds out what `reference` means now.

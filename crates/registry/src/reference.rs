@@ -85,7 +85,7 @@ impl fmt::Display for Reference {
 }
 
 /// Whether this is a host name or an address, perhaps with a port; an IPv6 address is in brackets.
-fn is_host(text: &str) -> bool {
+pub(crate) fn is_host(text: &str) -> bool {
     let (name, port) = split_port(text);
     let named = match name.strip_prefix('[').and_then(|name| name.strip_suffix(']')) {
         Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),

@@ -11,7 +11,7 @@ use crate::{
     Host, Reference, Shared, refusal,
     refusal::Failure,
     retry,
-    transport::{Answer, Body, Message, encode, origin},
+    transport::{Answer, Body, Lost, Message, encode, origin},
 };
 
 /// A repository and the hosts that serve it.
@@ -95,6 +95,7 @@ impl Shared {
         loop {
             let sealed = self.seal(ask, &method).await?;
             let attempt = self.transport.exchange(ask.host, &sealed.message).await;
+            self.judge(ask, attempt.as_ref().err());
             let asked = match &attempt {
                 Ok(answer) if answer.status == StatusCode::UNAUTHORIZED && sealed.home => {
                     let refused = sealed.authorization.as_ref();
@@ -118,7 +119,17 @@ impl Shared {
             let Some(wait) = self.options.retry.wait(failures, asked) else { return Ok(attempt?) };
             tracing::debug!(path = sealed.message.uri.path(), ?wait, failures, "trying again");
             drop(attempt);
-            sleep(wait).await;
+            sleep(retry::spread(wait)).await;
+        }
+    }
+
+    /// Learns whether a host can be reached. One that an image names is nobody's mirror.
+    fn judge(&self, ask: &Ask<'_>, lost: Option<&Lost>) {
+        match lost {
+            _ if matches!(ask.target, Target::Foreign(_)) => {}
+            None => self.health.well(&ask.host.host),
+            Some(lost) if !lost.cut => self.health.failed(&ask.host.host),
+            Some(_) => {}
         }
     }
 
@@ -147,8 +158,15 @@ impl Shared {
                 self.auth.authorize(&self.transport, ask.host, &uri, &ask.scopes).await?;
             private.extend(authorization.iter().map(|it| (header::AUTHORIZATION, it.clone())));
         }
-        let message =
-            Message { method: method.clone(), uri, open, private, body: ask.body.clone() };
+        let listener = self.options.listener.clone();
+        let message = Message {
+            method: method.clone(),
+            uri,
+            open,
+            private,
+            body: ask.body.clone(),
+            listener,
+        };
         Ok(Sealed { message, authorization, home })
     }
 }

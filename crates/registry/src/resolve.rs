@@ -40,6 +40,8 @@ pub(crate) async fn resolve(repository: &Repository) -> Result<Descriptor> {
     let digest = reference.digest()?;
     let hosts =
         repository.hosts_for("resolve", |may| may.pull && (may.resolve || digest.is_some()))?;
+    let detour = repository.shared.options.timeouts.detour;
+    let hosts = repository.shared.health.order(hosts, detour, |host| host);
     let (object, kinds) = match &digest {
         Some(digest) => (digest.as_str(), &["manifests", "blobs"][..]),
         None => (reference.object(), &["manifests"][..]),

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-use std::time::Duration;
+use std::{
+    hash::{BuildHasher as _, Hasher as _, RandomState},
+    time::Duration,
+};
 
 use http::StatusCode;
 
@@ -36,6 +39,12 @@ impl Retry {
     }
 }
 
+/// A wait that is up to a quarter longer, so that those who failed together do not come back together.
+pub(crate) fn spread(wait: Duration) -> Duration {
+    let chance = RandomState::new().build_hasher().finish() % 1024;
+    wait + wait / 4 * chance as u32 / 1024
+}
+
 /// Whether a status may be another one if asked again (containerd `core/remotes/docker/resolver.go`,
 /// `retryRequest`). A host that is broken is only asked again if there is no other to ask; one that
 /// is merely busy is given its time.
@@ -61,6 +70,14 @@ mod tests {
         let waits: Vec<_> = (1..=4).map(|failures| retry.wait(failures, None)).collect();
         let seconds = |n| Some(Duration::from_secs(n));
         assert_eq!(waits, [seconds(1), seconds(2), seconds(3), None]);
+    }
+
+    #[test]
+    fn waits_are_spread_but_never_shorter() {
+        let wait = Duration::from_secs(4);
+        let waits: Vec<_> = (0..100).map(|_| spread(wait)).collect();
+        assert!(waits.iter().all(|it| (wait..=wait * 5 / 4).contains(it)));
+        assert!(waits.iter().any(|it| *it != waits[0]));
     }
 
     #[test]

@@ -2,14 +2,16 @@
 //! One request and its answer: connections, redirects, deadlines. It knows nothing of registries.
 mod body;
 mod dial;
+mod proxy;
 mod tls;
 mod url;
 
 use std::{
     collections::HashMap,
     error, io,
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use bytes::{Bytes, BytesMut};
@@ -24,20 +26,35 @@ use tokio::time::timeout;
 use types::{Context as _, Error, Kind, Result};
 
 pub(crate) use self::body::Body;
+pub use self::proxy::Proxies;
 pub(crate) use self::url::{encode, join, origin, shown};
-use crate::{Host, Scheme, Timeouts, Tls};
+use crate::{Heard, Host, Listener, Scheme, Timeouts, Tls, heard};
 
 /// As net/http in Go, which containerd uses.
 const MAX_REDIRECTS: usize = 10;
 
+/// How many kinds of trust have connections kept: certificates that change make new ones.
+const MAX_CLIENTS: usize = 64;
+/// For how long a host that may be spoken to either way is believed to speak as it did.
+const BELIEVED: Duration = Duration::from_mins(5);
+
 type Client = legacy::Client<dial::Dial, Body>;
 
-/// The connections, kept for reuse per kind of trust.
+/// The connections, kept for reuse per kind of trust and of way.
 pub(crate) struct Transport {
     timeouts: Timeouts,
-    clients: Mutex<HashMap<(Tls, Duration), Client>>,
-    /// Which of the hosts that may be spoken to either way speak plain text.
-    plain: Mutex<HashMap<String, bool>>,
+    proxies: Arc<Proxies>,
+    clients: Mutex<HashMap<Way, Client>>,
+    /// Which of the hosts that may be spoken to either way speak plain text, and since when.
+    plain: Mutex<HashMap<String, (bool, Instant)>>,
+}
+
+/// What connections have in common that may be used for the same host.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Way {
+    tls: Tls,
+    limit: Duration,
+    socket: Option<PathBuf>,
 }
 
 /// A request, with what may follow a redirect to another host apart from what may not.
@@ -50,11 +67,14 @@ pub(crate) struct Message {
     /// Headers for the host in `uri` alone, such as credentials.
     pub(crate) private: HeaderMap,
     pub(crate) body: Bytes,
+    /// Who hears of it.
+    pub(crate) listener: Option<Listener>,
 }
 
 impl Transport {
-    pub(crate) fn new(timeouts: Timeouts) -> Self {
-        Self { timeouts, clients: Mutex::default(), plain: Mutex::default() }
+    pub(crate) fn new(timeouts: Timeouts, proxies: Proxies) -> Self {
+        let (clients, plain) = Default::default();
+        Self { timeouts, proxies: Arc::new(proxies), clients, plain }
     }
 
     pub(crate) fn timeouts(&self) -> &Timeouts {
@@ -73,8 +93,9 @@ impl Transport {
 
     /// Finds out by a request that says nothing. A host that does not answer is asked again.
     async fn speaks_plain_text(&self, host: &Host) -> Result<bool> {
-        if let Some(known) = locked(&self.plain).get(&host.host) {
-            return Ok(*known);
+        match locked(&self.plain).get(&host.host) {
+            Some((known, since)) if since.elapsed() < BELIEVED => return Ok(*known),
+            _ => {}
         }
         let probe = Request::get(format!("https://{}{}/", host.host, host.path))
             .body(Body::Whole(Bytes::new()))
@@ -85,7 +106,7 @@ impl Transport {
             Ok(Err(error)) if is_no_tls(&error) => true,
             _ => return Ok(false),
         };
-        locked(&self.plain).insert(host.host.clone(), plain);
+        locked(&self.plain).insert(host.host.clone(), (plain, Instant::now()));
         Ok(plain)
     }
 
@@ -105,14 +126,17 @@ impl Transport {
 
     async fn once(&self, host: &Host, message: &Message, uri: Uri) -> Result<Answer, Lost> {
         let limit = host.connect_timeout.unwrap_or(self.timeouts.connect) + self.timeouts.reply;
-        let request = request(message, &uri, Body::Whole(message.body.clone()));
+        let request = self.request(message, &uri, Body::Whole(message.body.clone()));
+        let begun = Instant::now();
         let reply = timeout(limit, self.client(host)?.request(request)).await;
-        let Ok(reply) = reply else {
-            let late = Error::deadline(format!("no reply within {limit:?}"));
-            return Err(failed(&message.method, &uri, &late).into());
+        let reply = match reply {
+            Ok(reply) => reply.map_err(|error| Lost::from_client(&message.method, &uri, &error)),
+            Err(_elapsed) => {
+                let late = Error::deadline(format!("no reply within {limit:?}"));
+                Err(failed(&message.method, &uri, &late).into())
+            }
         };
-        let reply = reply.map_err(|error| Lost::from_client(&message.method, &uri, &error))?;
-        Ok(self.answer(message, uri, reply))
+        self.heard(message, uri, reply, begun)
     }
 
     /// Sends a request whose body comes in pieces. Whoever sends the pieces watches the clock.
@@ -122,9 +146,33 @@ impl Transport {
         message: &Message,
         body: Body,
     ) -> Result<Answer, Lost> {
-        let uri = message.uri.clone();
-        let reply = self.client(host)?.request(request(message, &uri, body)).await;
-        let reply = reply.map_err(|error| Lost::from_client(&message.method, &uri, &error))?;
+        let (uri, begun) = (message.uri.clone(), Instant::now());
+        let request = self.request(message, &uri, body);
+        let reply = self.client(host)?.request(request).await;
+        let reply = reply.map_err(|error| Lost::from_client(&message.method, &uri, &error));
+        self.heard(message, uri, reply, begun)
+    }
+
+    /// Makes an answer of a reply, and tells of either.
+    fn heard(
+        &self,
+        message: &Message,
+        uri: Uri,
+        reply: Result<Response<Incoming>, Lost>,
+        begun: Instant,
+    ) -> Result<Answer, Lost> {
+        let method = &message.method;
+        let tell = |heard: Heard<'_>| message.tell(&heard);
+        let reply = reply.inspect_err(|lost| {
+            tell(Heard::Silence { method, uri: &uri, error: &lost.error });
+        })?;
+        let (status, headers, after) = (reply.status(), reply.headers(), begun.elapsed());
+        tell(Heard::Answer { method, uri: &uri, status, headers, after });
+        let host = origin(&uri).1;
+        for text in heard::warnings(headers) {
+            tracing::warn!(host, text, "a registry warns");
+            tell(Heard::Warning { host, text: &text });
+        }
         Ok(self.answer(message, uri, reply))
     }
 
@@ -137,17 +185,36 @@ impl Transport {
             status: parts.status,
             headers: parts.headers,
             body,
-            idle: self.timeouts.idle,
+            pace: Pace {
+                idle: self.timeouts.idle,
+                slowest: self.timeouts.slowest,
+                waited: Duration::ZERO,
+                got: 0,
+            },
         }
+    }
+
+    fn request(&self, message: &Message, uri: &Uri, body: Body) -> Request<Body> {
+        let mut request = request(message, uri, body);
+        let is_plain = uri.scheme_str() == Some("http");
+        if let Some(proxy) = self.proxies.find(uri).filter(|_| is_plain) {
+            let proof =
+                proxy.authorization.iter().map(|it| (header::PROXY_AUTHORIZATION, it.clone()));
+            request.headers_mut().extend(proof);
+        }
+        let (method, headers) = (request.method(), request.headers());
+        message.tell(&Heard::Request { method, uri, headers });
+        request
     }
 
     fn client(&self, host: &Host) -> Result<Client> {
         let limit = host.connect_timeout.unwrap_or(self.timeouts.connect);
-        let key = (host.tls.clone(), limit);
-        if let Some(client) = locked(&self.clients).get(&key) {
+        let way = Way { tls: host.tls.clone(), limit, socket: host.socket.clone() };
+        if let Some(client) = locked(&self.clients).get(&way) {
             return Ok(client.clone());
         }
-        let dial = dial::Dial::new(&host.tls, limit).context(|| host.host.clone())?;
+        let dial = dial::Dial::new(&way.tls, limit, way.socket.clone(), Arc::clone(&self.proxies))
+            .context(|| host.host.clone())?;
         // containerd `core/remotes/docker/registry.go`, DefaultHTTPTransport.
         let client = legacy::Client::builder(TokioExecutor::new())
             .timer(TokioTimer::new())
@@ -156,7 +223,19 @@ impl Transport {
             .pool_max_idle_per_host(10)
             .http2_adaptive_window(true)
             .build(dial);
-        Ok(locked(&self.clients).entry(key).or_insert(client).clone())
+        let mut clients = locked(&self.clients);
+        if clients.len() >= MAX_CLIENTS {
+            clients.clear();
+        }
+        Ok(clients.entry(way).or_insert(client).clone())
+    }
+}
+
+impl Message {
+    fn tell(&self, heard: &Heard<'_>) {
+        if let Some(listener) = &self.listener {
+            listener(heard);
+        }
     }
 }
 
@@ -215,7 +294,32 @@ pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     body: Incoming,
+    pace: Pace,
+}
+
+/// How fast a body has to come. Only the time that we wait for it counts: whoever takes it may take
+/// their time.
+struct Pace {
     idle: Duration,
+    /// Bytes a second, over each `idle` of waiting.
+    slowest: u64,
+    waited: Duration,
+    got: u64,
+}
+
+impl Pace {
+    /// Counts a wait that gave `bytes`. Returns false when it has become too slow.
+    fn keeps(&mut self, waited: Duration, bytes: usize) -> bool {
+        self.waited += waited;
+        self.got += bytes as u64;
+        if self.waited < self.idle {
+            return true;
+        }
+        let least = u128::from(self.slowest) * self.waited.as_millis() / 1000;
+        let keeps = u128::from(self.got) >= least;
+        (self.waited, self.got) = (Duration::ZERO, 0);
+        keeps
+    }
 }
 
 impl Answer {
@@ -237,13 +341,21 @@ impl Answer {
 
     /// The next piece of the body, as it left the socket; `None` at its end.
     ///
-    /// Errors: `Unavailable` when it was cut, `DeadlineExceeded` when it dried up.
+    /// Errors: `Unavailable` when it was cut, `DeadlineExceeded` when it dried up, or became a
+    /// trickle.
     pub(crate) async fn piece(&mut self) -> Result<Option<Bytes>> {
         loop {
-            let Ok(frame) = timeout(self.idle, self.body.frame()).await else {
-                let what = format!("{}: no byte within {:?}", self.url(), self.idle);
+            let begun = Instant::now();
+            let Ok(frame) = timeout(self.pace.idle, self.body.frame()).await else {
+                let what = format!("{}: no byte within {:?}", self.url(), self.pace.idle);
                 return Err(Error::deadline(what));
             };
+            let got = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
+            if !self.pace.keeps(begun.elapsed(), got.map_or(0, Bytes::len)) {
+                let least = self.pace.slowest;
+                let what = format!("{}: less than {least} bytes a second", self.url());
+                return Err(Error::deadline(what));
+            }
             match frame {
                 None => return Ok(None),
                 Some(Err(error)) => return Err(failed(&self.method, &self.uri, &error)),

@@ -19,8 +19,8 @@ use crate::{bytes, client, fetch, layer, options, reference};
 const REGISTRY: &str = "/usr/bin/docker-registry";
 
 /// A real registry. It ends with its owner.
-struct Docker {
-    host: String,
+pub(crate) struct Docker {
+    pub(crate) host: String,
     folder: TempDir,
     child: Child,
 }
@@ -32,7 +32,7 @@ impl Drop for Docker {
     }
 }
 
-fn docker(tls: bool) -> Option<Docker> {
+pub(crate) fn docker(tls: bool) -> Option<Docker> {
     if !Path::new(REGISTRY).exists() {
         eprintln!("SKIPPED: {REGISTRY} is not installed");
         return None;
@@ -92,7 +92,11 @@ async fn push(registry: &Registry, name: &str, what: &Descriptor, data: &[u8]) {
 }
 
 /// Pushes an image of one layer and returns its manifest and the layer.
-async fn push_image(registry: &Registry, name: &str, data: &[u8]) -> (Descriptor, String) {
+pub(crate) async fn push_image(
+    registry: &Registry,
+    name: &str,
+    data: &[u8],
+) -> (Descriptor, String) {
     let (config, what) = (b"{}", layer(data));
     push(registry, name, &what, data).await;
     push(registry, name, &Descriptor::new(media_types::CONFIG, Digest::of(config), 2), config)

@@ -5,6 +5,7 @@ use std::{
     collections::HashMap,
     io,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use tokio::{
@@ -42,6 +43,7 @@ pub(crate) struct Reply {
     body: Vec<u8>,
     cut: Option<usize>,
     stall: bool,
+    drip: Option<(usize, Duration)>,
 }
 
 impl Reply {
@@ -76,6 +78,14 @@ impl Reply {
     }
 }
 
+impl Reply {
+    /// Sends the body in pieces of `size` bytes, with a pause before each.
+    pub(crate) fn drip(mut self, size: usize, pause: Duration) -> Self {
+        self.drip = Some((size, pause));
+        self
+    }
+}
+
 type Handler = dyn Fn(&Seen) -> Reply + Send + Sync;
 
 /// The registry. It ends with its owner.
@@ -101,6 +111,7 @@ impl Fake {
         let shared = Arc::clone(&log);
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
+                drop(stream.set_nodelay(true));
                 let (log, handler) = (Arc::clone(&shared), Arc::clone(&handler));
                 tokio::spawn(async move {
                     // A client that hangs up is no failure of the test.
@@ -127,7 +138,11 @@ async fn serve(mut stream: TcpStream, log: &Mutex<Vec<Seen>>, handler: &Handler)
         let sent = reply.cut.unwrap_or(reply.body.len()).min(reply.body.len());
         stream.write_all(head(&reply).as_bytes()).await?;
         if seen.method != "HEAD" {
-            stream.write_all(&reply.body[..sent]).await?;
+            let (size, pause) = reply.drip.unwrap_or((usize::MAX, Duration::ZERO));
+            for piece in reply.body[..sent].chunks(size) {
+                tokio::time::sleep(pause).await;
+                stream.write_all(piece).await?;
+            }
         }
         if reply.stall {
             std::future::pending::<()>().await;

@@ -5,6 +5,9 @@ mod access;
 mod docker;
 mod fake;
 mod faults;
+mod mirrors;
+mod parts;
+mod proxies;
 mod pushing;
 mod resolving;
 
@@ -23,6 +26,7 @@ fn options() -> Options {
             reply: Duration::from_secs(2),
             idle: Duration::from_millis(300),
             commit: Duration::from_secs(2),
+            ..Timeouts::default()
         },
         ..Options::default()
     }
@@ -33,7 +37,7 @@ fn client() -> Registry {
 }
 
 fn client_as(username: &str, secret: &str) -> Registry {
-    let credential = Credential { username: username.into(), secret: secret.into() };
+    let credential = Credential::new(username, secret);
     let credentials = Arc::new(move |_: &str| Some(credential.clone()));
     Registry::new(Options { credentials, ..options() })
 }

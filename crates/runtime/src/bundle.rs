@@ -4,6 +4,7 @@
 //! ```text
 //! <state>/<namespace>/<id>/      config.json  rootfs/  work -> <root>/<namespace>/<id>
 //!                                log (fifo)  bootstrap.json  shim-binary-path  address  cgroup
+//!                                sandbox
 //! <state>/.boot-id               the boot that the bundles are of
 //! ```
 //!
@@ -135,6 +136,16 @@ impl Bundle {
             .into_iter()
             .find_map(|name| fs::read_to_string(self.path.join(name)).ok())?;
         Answer::parse(&text).ok()
+    }
+
+    /// Remembers that the task's shim is a sandbox's, which does not end with the task.
+    pub(crate) fn remember_sandboxed(&self) -> Result<()> {
+        Ok(fs::write(self.path.join("sandbox"), "")?)
+    }
+
+    /// Whether the task's shim is a sandbox's.
+    pub(crate) fn is_sandboxed(&self) -> bool {
+        self.path.join("sandbox").exists()
     }
 
     /// The shim that was started for this bundle.

@@ -17,6 +17,7 @@ mod channel;
 mod checkpoints;
 mod load;
 mod log;
+pub mod sandbox;
 mod shim;
 mod shims;
 mod silence;
@@ -28,7 +29,8 @@ use std::time::SystemTime;
 
 pub use channel::{Call, Channel, Connector};
 pub use checkpoints::Checkpoints;
-pub use shims::{Config, Shims, Timeouts};
+pub use sandbox::Endpoint;
+pub use shims::{Config, FindSandbox, Shims, Timeouts};
 pub use usage::Usage;
 
 use async_trait::async_trait;
@@ -64,6 +66,9 @@ pub struct Create {
     pub options: Option<Any>,
     /// The shim to use, in place of the one that the container's runtime names; empty for that one.
     pub runtime_path: String,
+    /// Who serves the task in place of a shim of its own, such as the container's sandbox; where
+    /// that is known from the container, nothing need be said.
+    pub endpoint: Option<Endpoint>,
 }
 
 /// Asks for another process in a task.

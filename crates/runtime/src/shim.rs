@@ -11,7 +11,7 @@ use std::{
 
 use api::{
     containerd::{task::v3 as pb, v1::types as task},
-    service::{TASK_V2, TASK_V3},
+    service::{SANDBOX, TASK_V2, TASK_V3},
 };
 use bytes::Bytes;
 use cgroups::Cgroup;
@@ -32,7 +32,8 @@ pub(crate) struct Shim {
     pub(crate) bundle: Bundle,
     pub(crate) program: PathBuf,
     channel: Arc<dyn Channel>,
-    answer: Answer,
+    /// Where it listens.
+    pub(crate) answer: Answer,
     /// The task API that it speaks. A socket may be older than the program on disk, so an answer
     /// of "no such service" turns it down to 2.
     version: AtomicU32,
@@ -104,6 +105,23 @@ impl Shim {
         R: Message + Default,
     {
         self.ask(method, request, None).await
+    }
+
+    /// Calls a method of the sandbox service, which without `patience` may take for ever.
+    pub(crate) async fn call_sandbox<Q, R>(
+        &self,
+        method: &str,
+        request: &Q,
+        patience: Option<Duration>,
+    ) -> Result<R>
+    where
+        Q: Message,
+        R: Message + Default,
+    {
+        let namespace = &self.bundle.namespace;
+        let payload = request.encode_to_vec().into();
+        let call = Call { service: SANDBOX, method, namespace, payload, patience };
+        decode(&self.channel.call(call).await?)
     }
 
     /// Asks what any shim can tell at once. One that does not is silent from then on.

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The shims of a daemon: started, watched, found again after a restart, cleaned up when dead.
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use ::shim::bootstrap::Answer;
 use api::containerd::{
@@ -8,12 +12,13 @@ use api::containerd::{
     task::v3 as pb,
 };
 use events::{Event, Publisher, Typed};
+use futures_util::future::BoxFuture;
 use records::{Container, Records};
 use tokio_util::task::TaskTracker;
-use types::{Any, Kind, Result, Scope};
+use types::{Any, Context, Error, Kind, Result, Scope};
 
 use crate::{
-    Checkpoints, Connector, Exit, Tasks, binary,
+    Checkpoints, Connector, Endpoint, Exit, Tasks, binary,
     bootstrap::Dialects,
     bundle::Bundle,
     log::Forwarding,
@@ -100,7 +105,11 @@ pub struct Shims {
     /// Owns the task that watches each shim.
     pub(crate) watchers: TaskTracker,
     dialects: Dialects,
+    sandboxes: OnceLock<Box<FindSandbox>>,
 }
+
+/// Finds where the tasks of a sandbox are served, by its namespace and its id.
+pub type FindSandbox = dyn Fn(&str, &str) -> BoxFuture<'static, Result<Endpoint>> + Send + Sync;
 
 impl Shims {
     /// Looks for the shims that were there before, and returns without waiting for them: each task
@@ -112,6 +121,7 @@ impl Shims {
             publisher,
             watchers: TaskTracker::new(),
             dialects: Dialects::default(),
+            sandboxes: OnceLock::new(),
         });
         shims.load_all()?;
         Ok(shims)
@@ -136,6 +146,35 @@ impl Shims {
     /// the program complained of.
     pub async fn info(&self, runtime: &str, options: &[u8]) -> Result<Vec<u8>> {
         binary::info(&self.config, runtime, options).await
+    }
+
+    /// Lets containers be made in the sandboxes that `find` finds. It is said once.
+    pub fn find_sandboxes(&self, find: Box<FindSandbox>) {
+        drop(self.sandboxes.set(find));
+    }
+
+    /// Where the tasks of a sandbox are served (the text is that of containerd
+    /// `core/runtime/v2/shim_manager.go`).
+    pub(crate) async fn sandbox(&self, namespace: &str, id: &str) -> Result<Endpoint> {
+        let cannot = || format!("can't find sandbox {id}");
+        let Some(find) = self.sandboxes.get() else { return Err(Error::not_found(cannot())) };
+        find(namespace, id).await.context(cannot)
+    }
+
+    /// Connects to who serves the tasks of a sandbox, on behalf of one of them.
+    pub(crate) async fn join(
+        &self,
+        bundle: &Bundle,
+        program: PathBuf,
+        endpoint: &Endpoint,
+    ) -> Result<(Shim, Forwarding)> {
+        let answer = endpoint.answer()?;
+        bundle.remember(&program, &answer)?;
+        bundle.remember_sandboxed()?;
+        let log = Forwarding::open(&bundle.log(), &bundle.id)?;
+        let (grpc, patience) = (self.config.grpc.as_deref(), self.config.timeouts.load);
+        let shim = Shim::connect(bundle.clone(), program, answer, grpc, patience).await?;
+        Ok((shim, log))
     }
 
     /// Starts a shim for `bundle` and connects to it.
@@ -199,6 +238,10 @@ impl Shims {
 
     /// Asks a shim to end, which it does when it has nothing left to look after.
     pub(crate) async fn shut_down(&self, shim: &Shim) {
+        if shim.bundle.is_sandboxed() {
+            // It is the sandbox's, and ends with that.
+            return;
+        }
         let request = pb::ShutdownRequest { id: shim.bundle.id.clone(), now: false };
         let asked = shim.call::<_, ()>("Shutdown", &request, self.config.timeouts.shutdown).await;
         // A shim that ends may do so before it has answered.

@@ -16,7 +16,7 @@ use records::{Container, Records};
 use types::{Any, Context, Descriptor, Error, Fields, Filters, Kind, Labels, Result};
 
 use crate::{
-    Checkpoints, Create, Exec, Exit, Metric, Pid, Process, Stdio, Tasks, binary,
+    Checkpoints, Create, Endpoint, Exec, Exit, Metric, Pid, Process, Stdio, Tasks, binary,
     bundle::Bundle,
     checkpoints::{self, Scratch},
     load::keep_answer,
@@ -104,7 +104,10 @@ impl Scoped {
         let checkpoint = self.restored(bundle, &create).await?;
         let given = non_empty(create.options.as_ref());
         let options = non_empty(container.runtime.options.as_ref());
-        let started = self.shims.start(bundle, program.clone(), options.or(given)).await;
+        let started = match self.endpoint(container, &create).await? {
+            Some(endpoint) => self.shims.join(bundle, program.clone(), &endpoint).await,
+            None => self.shims.start(bundle, program.clone(), options.or(given)).await,
+        };
         let (shim, log) = match started {
             Ok(started) => started,
             Err(error) => {
@@ -153,6 +156,15 @@ impl Scoped {
         let id = &shim.bundle.id;
         let dumped = shim.call("Checkpoint", &request, self.shims.config.timeouts.call).await;
         dumped.map_err(|error| if shim.is_closed() { missing(id) } else { error })
+    }
+
+    /// Who serves the task instead of a shim of its own: whom the request names, or the sandbox.
+    async fn endpoint(&self, container: &Container, create: &Create) -> Result<Option<Endpoint>> {
+        match (&create.endpoint, container.sandbox.as_str()) {
+            (Some(endpoint), _) => Ok(Some(endpoint.clone())),
+            (None, "") => Ok(None),
+            (None, id) => self.shims.sandbox(&self.namespace, id).await.map(Some),
+        }
     }
 
     /// Ends a shim whose task could not be made.
@@ -227,12 +239,12 @@ fn create_request(
     }
 }
 
-fn wire_mount(mount: Mount) -> api::containerd::types::Mount {
+pub(crate) fn wire_mount(mount: Mount) -> api::containerd::types::Mount {
     let Mount { kind: r#type, source, target, options } = mount;
     api::containerd::types::Mount { r#type, source, target, options }
 }
 
-fn wire_any(any: &Any) -> prost_types::Any {
+pub(crate) fn wire_any(any: &Any) -> prost_types::Any {
     prost_types::Any { type_url: any.type_url.clone(), value: any.value.to_vec() }
 }
 
@@ -436,7 +448,7 @@ impl Fields for Named<'_> {
 }
 
 /// Runs what touches the disk where it may block.
-async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
     tokio::task::spawn_blocking(work)

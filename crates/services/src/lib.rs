@@ -25,6 +25,8 @@ pub mod introspection;
 pub mod leases;
 pub mod metrics;
 pub mod namespaces;
+pub mod sandboxers;
+pub mod sandboxes;
 pub mod shims;
 pub mod snapshots;
 pub mod streaming;

@@ -4,7 +4,9 @@ mod client;
 
 use std::sync::Arc;
 
-use ::runtime::{Create, Exec, Exit, Metric, Pid, Process, Status, Stdio, Tasks as Contract};
+use ::runtime::{
+    Create, Endpoint, Exec, Exit, Metric, Pid, Process, Status, Stdio, Tasks as Contract,
+};
 use api::containerd::{services::tasks::v1 as pb, types as wire, v1::types as task};
 use pb::tasks_server::{Tasks, TasksServer};
 use tonic::{Request, Response};
@@ -13,7 +15,7 @@ use types::{Descriptor, Result, Scope};
 pub use client::connect;
 
 use crate::call::{Limits, Reply, detached, limited, open, status};
-use crate::convert::{FromWire, ToWire, any, filters, time};
+use crate::convert::{FromWire, ToWire, any, filters, non_empty, time};
 
 /// Serves the tasks that `find` finds for a scope.
 pub fn serve<F>(find: F, limits: Limits) -> TasksServer<Server<F>>
@@ -195,7 +197,8 @@ impl ToWire for Create {
             checkpoint: self.checkpoint.map(ToWire::to_wire),
             options: self.options.map(ToWire::to_wire),
             runtime_path: self.runtime_path,
-            ..Default::default()
+            task_api_version: self.endpoint.as_ref().map_or(0, |it| it.version),
+            task_api_address: self.endpoint.map(|it| it.address).unwrap_or_default(),
         }
     }
 }
@@ -210,6 +213,10 @@ impl FromWire<pb::CreateTaskRequest> for Create {
             checkpoint: wire.checkpoint.map(Descriptor::from_wire).transpose()?,
             options: wire.options.map(any),
             runtime_path: wire.runtime_path,
+            endpoint: non_empty(&wire.task_api_address).map(|address| Endpoint {
+                address: address.to_owned(),
+                version: wire.task_api_version,
+            }),
         })
     }
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use rustix::process::Signal;
-use sys::{Signals, inherited, reaper::Reaper};
+use sys::{Signals, allocator, inherited, reaper::Reaper};
 use tokio::{
     net::UnixListener,
     sync::watch,
@@ -33,6 +33,8 @@ pub(crate) const LISTENER: RawFd = 3;
 
 /// How long a shim without tasks waits for somebody to call.
 const IDLE: Duration = Duration::from_mins(1);
+/// How long after a call memory is given back.
+const TIDY: Duration = Duration::from_secs(1);
 /// How long calls may go on, once the shim ends.
 const LAST_CALLS: Duration = Duration::from_secs(2);
 /// How long the daemon may take to hear the last events.
@@ -79,6 +81,7 @@ impl Stop {
 /// Serves until there is nothing left to look after.
 pub(crate) fn serve(shim: &impl Shim, flags: &Flags) -> Result<()> {
     // Before anything else, while this is the only thread.
+    allocator::share_one_arena();
     let reaper = Reaper::adopt()?;
     let signals = Signals::block(&[Signal::TERM, Signal::INT])?;
     // Without a log there is nobody to tell that there is no log.
@@ -113,6 +116,7 @@ async fn live(shim: &impl Shim, flags: &Flags, reaper: Reaper, signals: Signals)
     let idle = Arc::clone(&task);
     let idle = move || idle.is_idle();
     tokio::spawn(end_when_idle(idle, Arc::clone(&activity), stop.clone(), IDLE));
+    tokio::spawn(tidy_up(Arc::clone(&activity)));
     debug!(id = flags.id, namespace = flags.namespace, "shim serves");
 
     serve_calls(listener, task, activity, &stop, &address).await?;
@@ -183,6 +187,15 @@ async fn end_on_signal(signals: Signals, stop: Stop) {
             info!(signal = ?received.signal, "caught exit signal");
             return stop.now();
         }
+    }
+}
+
+/// Gives memory back a little after it was used: most of the time a shim only waits.
+async fn tidy_up(activity: Arc<Activity>) {
+    loop {
+        activity.call_ended().await;
+        sleep(TIDY).await;
+        allocator::give_back();
     }
 }
 

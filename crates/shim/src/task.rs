@@ -18,6 +18,7 @@ use api::containerd::task::v3::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use prost::Message;
+use tokio::sync::Notify;
 use ttrpc::{Code, Service, Status};
 use types::{Error, Result};
 
@@ -131,6 +132,7 @@ pub(crate) struct Activity {
     running: AtomicUsize,
     last: Mutex<Instant>,
     kept: AtomicBool,
+    ended: Notify,
 }
 
 impl Activity {
@@ -139,6 +141,7 @@ impl Activity {
             running: AtomicUsize::new(0),
             last: Mutex::new(Instant::now()),
             kept: AtomicBool::new(false),
+            ended: Notify::new(),
         })
     }
 
@@ -150,6 +153,11 @@ impl Activity {
     /// Takes note that the shim is wanted though nobody calls it.
     pub(crate) fn keep(&self) {
         self.kept.store(true, Ordering::Relaxed);
+    }
+
+    /// Waits until a call has ended, or has since this was last waited for.
+    pub(crate) async fn call_ended(&self) {
+        self.ended.notified().await;
     }
 
     /// For how long nobody has wanted anything.
@@ -170,6 +178,7 @@ impl Drop for Running {
     fn drop(&mut self) {
         *self.0.last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         self.0.running.fetch_sub(1, Ordering::Relaxed);
+        self.0.ended.notify_one();
     }
 }
 

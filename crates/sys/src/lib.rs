@@ -15,7 +15,9 @@
 //! `syncfs`, `eventfd`, `umask`, `prlimit`, `socket_peercred`, `set_name`, `set_child_subreaper`.
 #![deny(unsafe_op_in_unsafe_fn)]
 
+pub mod allocator;
 pub mod errno;
+pub mod failpoint;
 pub mod fifo;
 pub mod inherited;
 pub mod kill;

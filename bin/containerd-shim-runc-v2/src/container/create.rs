@@ -21,16 +21,18 @@ use shim::{
     Context,
     stdio::{self, Handing, Io, Stdio},
 };
+use sys::failpoint;
 use tokio::{sync::mpsc, task::spawn_blocking};
 use tracing::{error, warn};
 use types::{Context as _, Result};
 
 use super::{Handle, Owner};
 use crate::{
+    manager,
     oom::Oom,
     options,
     process::{Process, Streams, read_pid},
-    runc::{Create, INIT_PID, Runc},
+    runc::{Create, Failure, INIT_PID, Runc},
     spec::Spec,
     state::{Role, State},
 };
@@ -40,6 +42,7 @@ pub(crate) async fn create(context: &Context, request: CreateTaskRequest) -> Res
     let options = options::unpack(request.options.as_ref())?;
     let bundle = Path::new(&request.bundle);
     options::write(bundle, &options)?;
+    failpoint::reach("shim.create.begun")?;
     let mounts: Vec<_> = request.rootfs.iter().map(to_mount).collect();
     mount_rootfs(bundle, mounts.clone()).await?;
 
@@ -64,6 +67,8 @@ pub(crate) async fn create(context: &Context, request: CreateTaskRequest) -> Res
     if owner.init.state() == State::Created {
         owner.watch_exit("", owner.init.facts().pid);
     }
+    // What was told is so: at this place a shim can only be killed.
+    drop(failpoint::reach("shim.create.told"));
     Ok(owner)
 }
 
@@ -135,6 +140,7 @@ async fn run_create(
     init: &Process,
 ) -> Result<(u32, Io)> {
     let owner = stdio::Owner { id: id.to_owned(), namespace: context.namespace.clone() };
+    failpoint::reach("shim.create.mounted")?;
     let mut streams = Streams::prepare(&init.stdio, handing(options), &owner, bundle).await?;
     let pid_file = bundle.join(INIT_PID).display().to_string();
     let ends = streams.ends();
@@ -144,16 +150,36 @@ async fn run_create(
         no_pivot: options.no_pivot_root,
         no_new_keyring: options.no_new_keyring,
     };
-    let called = runc.create(id, &create, ends).await;
-    called.map_err(|failure| failure.named("OCI runtime create failed"))?;
-    let made = async { Ok((read_pid(&pid_file)?, streams.connect(&init.stdio, &owner).await?)) };
+    let is_others = runc.has_state(id);
+    if let Err(failure) = runc.create(id, &create, ends).await {
+        if failure.leaves_remains() && !is_others {
+            undo(runc, id, bundle).await;
+        }
+        return Err(failure.named("OCI runtime create failed"));
+    }
+    let made = async {
+        failpoint::reach("shim.create.made")?;
+        Ok((read_pid(&pid_file)?, streams.connect(&init.stdio, &owner).await?))
+    };
     let made = made.await;
-    if made.is_err()
-        && let Err(failure) = runc.delete(id, true).await
-    {
-        error!(error = %failure.plain(), id, "failed to delete a container that could not be used");
+    if made.is_err() {
+        undo(runc, id, bundle).await;
     }
     made
+}
+
+/// Removes a container that was made, perhaps in part, and cannot be used.
+async fn undo(runc: &Runc, id: &str, bundle: &Path) {
+    if let Err(failure) = runc.delete(id, true).await.or_else(Failure::unless_gone) {
+        error!(error = %failure.plain(), id, "failed to delete a container that could not be used");
+    }
+    let bundle = bundle.to_owned();
+    let killed = blocking(move || {
+        manager::kill_cgroup(&bundle);
+        Ok(())
+    });
+    // It reports itself what it could not do.
+    drop(killed.await);
 }
 
 /// The files themselves, unless another user is to open them again: then pipes of that user's.

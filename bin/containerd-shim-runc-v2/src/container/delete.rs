@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Removing a container.
+use sys::failpoint;
 use tokio::time::timeout;
 use tracing::error;
 use types::Result;
@@ -16,6 +17,7 @@ impl Owner {
     /// Removes the container, which does not run. Then there is nothing left to own.
     pub(super) async fn delete(&mut self) -> Result<Facts> {
         self.init.allow(Action::Delete)?;
+        failpoint::reach("shim.delete.begun")?;
         let was_created = self.init.state() == State::Created;
         if was_created {
             // runc ends a container that was never started, which would write no more.
@@ -29,7 +31,9 @@ impl Owner {
             self.wait_for_last_exit().await;
             std::mem::take(&mut self.init.io).finish().await;
         }
+        failpoint::reach("shim.delete.deleted")?;
         self.unmount().await;
+        failpoint::reach("shim.delete.unmounted")?;
         deleted.map_err(|failure| failure.named("failed to delete task"))?;
         Ok(self.init.facts())
     }

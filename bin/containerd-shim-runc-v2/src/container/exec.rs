@@ -8,6 +8,7 @@ use shim::{
     Context,
     stdio::{self, Handing, Io, Stdio},
 };
+use sys::failpoint;
 use types::{Error, Result};
 
 use super::{Message, Owner, Reply, Started, answer, missing};
@@ -156,6 +157,7 @@ struct Launch {
 
 impl Launch {
     async fn run(self) -> Result<Box<Started>> {
+        failpoint::reach("shim.exec.begun")?;
         let expecting = self.context.exits.expect();
         let owner =
             stdio::Owner { id: self.exec_id.clone(), namespace: self.context.namespace.clone() };
@@ -168,13 +170,28 @@ impl Launch {
             pid_file: &self.pid_file,
             console: streams.console(),
         };
-        let called = self.runc.exec(&self.id, &exec, ends).await;
-        called.map_err(|failure| failure.named("OCI runtime exec failed"))?;
+        // One of an attempt that failed would name a process of then.
+        drop(fs_err::remove_file(&self.pid_file));
+        if let Err(failure) = self.runc.exec(&self.id, &exec, ends).await {
+            if failure.leaves_remains() {
+                self.end_nameless();
+            }
+            return Err(failure.named("OCI runtime exec failed"));
+        }
+        failpoint::reach("shim.exec.made")?;
         let pid = read_pid(&self.pid_file)?;
         let io: Io = streams.connect(&self.stdio, &owner).await.inspect_err(|_| {
             // Nobody could speak to it.
             drop(sys::kill::process(pid, 9));
         })?;
         Ok(Box::new(Started { pid, io, _expecting: expecting }))
+    }
+
+    /// Ends a process that runs though what started it failed: nobody could speak to it.
+    fn end_nameless(&self) {
+        if let Ok(pid) = read_pid(&self.pid_file) {
+            // It may have ended meanwhile.
+            drop(sys::kill::process(pid, 9));
+        }
     }
 }

@@ -36,6 +36,7 @@ impl Ground {
             symlink("busybox", rootfs.join("bin").join(applet)).unwrap();
         }
         fs::create_dir(dir.path().join("bundles")).unwrap();
+        fs::create_dir(dir.path().join("failpoints")).unwrap();
         Self { dir }
     }
 
@@ -61,6 +62,11 @@ impl Ground {
     /// Where runc keeps its state.
     pub(crate) fn runc_root(&self) -> PathBuf {
         self.path().join("runc")
+    }
+
+    /// Where it is said what happens to shims.
+    pub(crate) fn failpoints(&self) -> PathBuf {
+        self.path().join("failpoints")
     }
 
     /// Makes a bundle.

@@ -68,11 +68,22 @@ impl Driver {
         command.args(["-namespace", &self.namespace, "-id", id, "-address"]).arg(address);
         command.args(["-publish-binary", "/bin/false"]).args(args).current_dir(bundle);
         command.env("TTRPC_ADDRESS", &self.daemon.socket);
+        command.env(sys::failpoint::DIRECTORY, self.ground.failpoints());
         command.envs(version.map(|version| ("MAX_SHIM_VERSION", version)));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         std::io::Write::write_all(&mut child.stdin.take().unwrap(), input).unwrap();
         child.wait_with_output().unwrap()
+    }
+
+    /// Has something happen to the shim when it comes to a place: see [`sys::failpoint`].
+    pub(crate) fn arm(&self, place: &str, action: &str) {
+        fs_err::write(self.ground.failpoints().join(place), action).unwrap();
+    }
+
+    /// Whether a shim has come to a place that was armed.
+    pub(crate) fn was_reached(&self, place: &str) -> bool {
+        !self.ground.failpoints().join(place).exists()
     }
 
     /// Starts a shim for a bundle, and connects to it.

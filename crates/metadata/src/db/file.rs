@@ -37,6 +37,11 @@ impl File {
         Ok((file, connection))
     }
 
+    /// A connection that only moves the log into the database.
+    pub(crate) fn log(&self) -> Result<Connection> {
+        self.connect(OpenFlags::SQLITE_OPEN_READ_WRITE)
+    }
+
     /// A connection that reads and never writes.
     pub(crate) fn reader(&self) -> Result<Connection> {
         self.connect(OpenFlags::SQLITE_OPEN_READ_ONLY)

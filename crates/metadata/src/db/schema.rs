@@ -81,6 +81,19 @@ const MIGRATIONS: &[&str] = &["
         name TEXT NOT NULL, backend_key TEXT NOT NULL, labels TEXT NOT NULL, rebased INTEGER NOT NULL,
         PRIMARY KEY (namespace, snapshotter, key)
     ) STRICT;
+", "
+    CREATE TABLE sandboxes (
+        namespace TEXT NOT NULL, id TEXT NOT NULL, labels TEXT NOT NULL,
+        runtime TEXT NOT NULL, options_type TEXT, options BLOB, spec_type TEXT, spec BLOB,
+        sandboxer TEXT NOT NULL, created_at INTEGER NOT NULL, updated_at INTEGER NOT NULL,
+        PRIMARY KEY (namespace, id)
+    ) STRICT;
+    CREATE TABLE sandbox_extensions (
+        namespace TEXT NOT NULL, sandbox TEXT NOT NULL, name TEXT NOT NULL,
+        type TEXT NOT NULL, value BLOB NOT NULL,
+        PRIMARY KEY (namespace, sandbox, name),
+        FOREIGN KEY (namespace, sandbox) REFERENCES sandboxes ON DELETE CASCADE
+    ) STRICT;
 "];
 
 /// Brings the database to the newest schema.

@@ -46,9 +46,10 @@ impl Touched {
         self.shared.on.store(true, Ordering::Relaxed);
     }
 
-    /// What was written so far.
-    pub(crate) fn rows(&self) -> Vec<(String, i64)> {
-        self.shared.rows().iter().cloned().collect()
+    /// What was written since this was last asked. Only on the writer's thread, so that what is
+    /// reported can be seen.
+    pub(crate) fn take(&self) -> HashSet<(String, i64)> {
+        std::mem::take(&mut *self.shared.rows())
     }
 
     /// Stops listening.

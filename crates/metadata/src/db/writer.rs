@@ -22,6 +22,7 @@ use types::{Error, Result};
 
 use super::{
     Signals,
+    checkpoint::Checkpoints,
     fault::{Outcome, sql},
     file,
     tx::{Notes, Tx},
@@ -42,6 +43,9 @@ pub(crate) struct Writer {
 
 /// Something to be done in a transaction, for someone who waits.
 trait Request: Send {
+    /// Whether a power cut may undo it, as long as later requests are not there without it.
+    fn is_lazy(&self) -> bool;
+
     /// Does it. Without notes it is to be rolled back.
     fn run(&mut self, connection: &Connection) -> Option<Notes>;
 
@@ -50,6 +54,7 @@ trait Request: Send {
 }
 
 struct Call<F, T> {
+    is_lazy: bool,
     work: Option<F>,
     outcome: Option<Result<T>>,
     reply: oneshot::Sender<Result<T>>,
@@ -60,6 +65,10 @@ where
     F: FnOnce(&Tx<'_>) -> Outcome<T> + Send,
     T: Send,
 {
+    fn is_lazy(&self) -> bool {
+        self.is_lazy
+    }
+
     fn run(&mut self, connection: &Connection) -> Option<Notes> {
         let work = self.work.take()?;
         let tx = Tx::new(connection);
@@ -81,9 +90,9 @@ where
 }
 
 impl Writer {
-    /// Starts the thread on `connection`. It tells events to `publisher`, and all else to `signals`.
+    /// Starts the thread on a connection, and another for the log. It tells events to `publisher`, and all else to `signals`.
     pub(crate) fn start(
-        connection: Connection,
+        (connection, log): (Connection, Connection),
         signals: Arc<Signals>,
         publisher: Option<Arc<dyn Publisher>>,
     ) -> Result<Self> {
@@ -91,7 +100,7 @@ impl Writer {
         let herald = publisher.map(Herald::start);
         let thread = thread::Builder::new()
             .name("metadata".into())
-            .spawn(move || serve(connection, requests, &signals, herald.as_ref()))?;
+            .spawn(move || serve(connection, log, requests, &signals, herald.as_ref()))?;
         Ok(Self { queue: Some(queue), thread: Some(thread) })
     }
 
@@ -104,9 +113,28 @@ impl Writer {
         &self,
         work: impl FnOnce(&Tx<'_>) -> Outcome<T> + Send + 'static,
     ) -> Result<T> {
+        self.send(false, work).await
+    }
+
+    /// Lets `work` write, and answers when readers see it. It is on disk with the next [`write`],
+    /// and never later than that.
+    ///
+    /// [`write`]: Self::write
+    pub(crate) async fn write_lazily<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Tx<'_>) -> Outcome<T> + Send + 'static,
+    ) -> Result<T> {
+        self.send(true, work).await
+    }
+
+    async fn send<T: Send + 'static>(
+        &self,
+        is_lazy: bool,
+        work: impl FnOnce(&Tx<'_>) -> Outcome<T> + Send + 'static,
+    ) -> Result<T> {
         let gone = || Error::unavailable("metadata database is closed");
         let (reply, answer) = oneshot::channel();
-        let call = Box::new(Call { work: Some(work), outcome: None, reply });
+        let call = Box::new(Call { is_lazy, work: Some(work), outcome: None, reply });
         let queue = self.queue.as_ref().ok_or_else(gone)?;
         queue.send(call).await.map_err(|_closed| gone())?;
         answer.await.map_err(|_closed| gone())?
@@ -126,6 +154,7 @@ impl Drop for Writer {
 
 fn serve(
     mut connection: Connection,
+    log: Connection,
     mut requests: mpsc::Receiver<Box<dyn Request>>,
     signals: &Signals,
     herald: Option<&Herald>,
@@ -134,6 +163,13 @@ fn serve(
         tracing::error!(%error, "metadata database cannot be watched, so nothing is written");
         return;
     }
+    let checkpoints = match Checkpoints::start(&mut connection, log) {
+        Ok(checkpoints) => Some(checkpoints),
+        Err(error) => {
+            tracing::warn!(%error, "the metadata log is moved by the writer itself");
+            None
+        }
+    };
     while let Some(first) = requests.blocking_recv() {
         let mut batch = vec![first];
         while batch.len() < BATCH
@@ -142,6 +178,9 @@ fn serve(
             batch.push(next);
         }
         commit(&connection, batch, signals, herald);
+    }
+    if let Some(checkpoints) = checkpoints {
+        checkpoints.stop(&mut connection);
     }
     file::close(&connection);
 }
@@ -175,6 +214,21 @@ fn commit(
 
 /// Runs the batch in one transaction. An error means that nothing of it happened.
 fn transact(
+    connection: &Connection,
+    batch: &mut [Box<dyn Request>],
+) -> rusqlite::Result<Vec<Option<Notes>>> {
+    let is_lazy = batch.iter().all(|request| request.is_lazy());
+    if is_lazy {
+        connection.execute_batch("PRAGMA synchronous=NORMAL")?;
+    }
+    let outcome = transact_as_set(connection, batch);
+    if is_lazy {
+        connection.execute_batch("PRAGMA synchronous=FULL")?;
+    }
+    outcome
+}
+
+fn transact_as_set(
     connection: &Connection,
     batch: &mut [Box<dyn Request>],
 ) -> rusqlite::Result<Vec<Option<Notes>>> {

@@ -8,7 +8,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::Schedule;
-use crate::Db;
+use crate::{Db, gc};
 
 /// The task that collects garbage when it is due. Dropping it stops it.
 #[derive(Debug)]
@@ -50,8 +50,18 @@ async fn run(db: Db, schedule: Schedule, stop: CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => return,
             () = db.shared.signals.changed.notified() => {}
-            () = until(due) => drop(db.collect().await),
+            () = until(due) => collect(&db).await,
         }
+    }
+}
+
+/// Collects, and leaves the backends to themselves: one that hangs must not hold up the schedule.
+async fn collect(db: &Db) {
+    let own = db.clone();
+    let found = Db::carry_out(async move { gc::begin(&own).await }).await;
+    if let Ok(found) = found {
+        let own = db.clone();
+        tokio::spawn(async move { gc::finish(&own, found).await });
     }
 }
 

@@ -120,6 +120,15 @@ const TABLES: &[Table] = &[
         read: |row, names| entry(row, names, Kind::Lease),
     },
     Table {
+        name: "sandboxes",
+        select: "SELECT namespace, id, LABELS FROM sandboxes",
+        by_node: "namespace = ?1 AND id = ?2",
+        read: |row, names| {
+            let entry = entry(row, names, Kind::Sandbox)?;
+            Ok(Entry { stay: Stay::Yes, ..entry })
+        },
+    },
+    Table {
         name: "snapshots",
         select: "SELECT namespace, name, LABELS, snapshotter, parent,
             EXISTS (SELECT 1 FROM commits WHERE commits.namespace = snapshots.namespace
@@ -217,12 +226,27 @@ pub(super) fn at_row(connection: &Connection, table: &str, row: i64) -> Outcome<
         read_into(&mut found, connection, known, &by, [row], &mut names)?;
         return Ok(found.into_iter().map(|entry| entry.node).collect());
     }
+    if table == "commits" {
+        return committing(connection, row, &mut names);
+    }
     if table != "resources" {
         return Ok(Vec::new());
     }
     let mut held = connection.prepare_cached(&format!("{RESOURCES} WHERE rowid = ?"))?;
     let read = |row: &Row<'_>| resource(row, &names.shared(row.get_ref(0)?.as_str()?));
     Ok(held.query_row([row], read).optional()?.flatten().into_iter().collect())
+}
+
+/// The snapshot whose commit was begun in a row of `commits`.
+fn committing(connection: &Connection, row: i64, names: &mut Names) -> Outcome<Vec<Node>> {
+    let select = "SELECT namespace, snapshotter, key FROM commits WHERE rowid = ?";
+    let read = |row: &Row<'_>| {
+        let namespace = names.shared(row.get_ref(0)?.as_str()?);
+        let kind = Kind::Snapshot(names.shared(row.get_ref(1)?.as_str()?));
+        Ok(Node::new(&namespace, kind, row.get::<_, String>(2)?))
+    };
+    let found = connection.prepare_cached(select)?.query_row([row], read).optional()?;
+    Ok(found.into_iter().collect())
 }
 
 fn read_into(
@@ -248,6 +272,7 @@ fn table_of(node: &Node) -> &'static Table {
         Kind::Image => "images",
         Kind::Ingest => "ingests",
         Kind::Lease => "leases",
+        Kind::Sandbox => "sandboxes",
         Kind::Snapshot(_) => "snapshots",
     };
     TABLES.iter().find(|table| table.name == name).expect("every kind has a table")

@@ -56,6 +56,14 @@ impl Test {
             Self::NotWithin(limit) => ago > limit,
         }
     }
+
+    /// When something that was used at `time`, and passes, no longer does.
+    pub(super) fn end(self, time: SystemTime) -> Option<SystemTime> {
+        match self {
+            Self::Within(limit) => time.checked_add(limit),
+            Self::NotWithin(_) => None,
+        }
+    }
 }
 
 /// Reads the labels of something in `namespace`. What cannot be read says nothing.

@@ -19,6 +19,7 @@ pub(crate) enum Kind {
     Image,
     Ingest,
     Lease,
+    Sandbox,
     /// Of the snapshotter named.
     Snapshot(Arc<str>),
 }

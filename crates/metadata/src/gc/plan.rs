@@ -5,7 +5,7 @@
 //! those of containerd's `core/metadata/gc.go`.
 //!
 //! ```text
-//! root: container, image and lease (until they expire), ingest (until it goes stale), gc.root,
+//! root: container, sandbox, image and lease (until they expire), ingest (until it goes stale), gc.root,
 //!       a commit under way
 //! lease -> what it holds       flat: that alone, with the parents of snapshots
 //! image -> its target          container -> its snapshot      snapshot -> its parent
@@ -20,7 +20,7 @@ use types::labels::GC_FLAT;
 
 use super::{
     inventory::{Entry, Stay},
-    link::{Link, Test, expiry, links},
+    link::{Link, expiry, links},
     node::{Kind, Node},
 };
 
@@ -50,7 +50,7 @@ pub(super) fn plan(entries: &[Entry], now: SystemTime) -> Plan {
     let garbage = entries
         .iter()
         .map(|entry| &entry.node)
-        .filter(|node| node.kind != Kind::Container && !is_kept(node))
+        .filter(|node| !matches!(node.kind, Kind::Container | Kind::Sandbox) && !is_kept(node))
         .cloned()
         .collect();
     let [kept, _flat] = marked;
@@ -118,7 +118,11 @@ impl<'a> Marker<'a> {
         for (from, to, test) in conditions {
             let may_say_so = matches!(from.kind, Kind::Content | Kind::Image);
             let times = used.get(&to).map(Vec::as_slice).unwrap_or_default();
-            if may_say_so && times.iter().any(|time| Test::passes(test, *time, self.now)) {
+            let passes = times.iter().filter(|time| test.passes(**time, self.now));
+            if may_say_so && let Some(latest) = passes.max() {
+                if let Some(end) = test.end(*latest) {
+                    self.is_past(end);
+                }
                 self.back.entry(from).or_default().push(to);
             }
         }
@@ -186,56 +190,7 @@ impl<'a> Marker<'a> {
     }
 }
 
-/// Spares what was made or referred to since the plan was made.
-///
-/// Whatever was written meanwhile stays, and so does all that it refers to now. That may spare
-/// garbage until the next collection, and never takes what is in use: a reference that is new is
-/// written on one of its two ends, so that end is touched.
-#[derive(Debug)]
-pub(super) struct Reprieve<'a> {
-    plan: &'a Plan,
-    spared: HashSet<Node>,
-}
-
-impl<'a> Reprieve<'a> {
-    pub(super) fn new(plan: &'a Plan) -> Self {
-        Self { plan, spared: HashSet::new() }
-    }
-
-    /// Spares `touched` and what they refer to. `look` reads a thing as it is now.
-    pub(super) fn spare<E>(
-        &mut self,
-        touched: Vec<Node>,
-        mut look: impl FnMut(&Node) -> Result<Option<Entry>, E>,
-    ) -> Result<(), E> {
-        let mut queue: Vec<(Node, bool)> = touched.into_iter().map(|node| (node, true)).collect();
-        while let Some((node, is_touched)) = queue.pop() {
-            // What was kept was kept with all that it refers to, unless it has changed.
-            let is_settled = !is_touched && self.plan.kept.contains(&node);
-            if is_settled || !self.spared.insert(node.clone()) {
-                continue;
-            }
-            queue.extend(
-                self.plan.back.get(&node).into_iter().flatten().map(|n| (n.clone(), false)),
-            );
-            let Some(entry) = look(&node)? else { continue };
-            queue.extend(entry.refs.into_iter().map(|node| (node, false)));
-            for link in links(&node.namespace, &entry.labels) {
-                if let Link::To(node) | Link::If(node, _) = link {
-                    queue.push((node, false));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// What is garbage all the same.
-    pub(super) fn condemned(&self) -> impl Iterator<Item = &'a Node> {
-        let garbage: Vec<_> =
-            self.plan.garbage.iter().filter(|node| !self.spared.contains(node)).collect();
-        garbage.into_iter()
-    }
-}
-
+#[cfg(test)]
+mod model;
 #[cfg(test)]
 mod tests;

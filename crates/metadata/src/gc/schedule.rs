@@ -106,7 +106,8 @@ mod tests {
             ..Pressure::default()
         };
         let ended = ended.then(|| started + 1000 * MS);
-        let history = History { ended, count: ended.is_some().into(), spent: MS, failures: 0 };
+        let history =
+            History { ended, count: ended.is_some().into(), spent: MS, ..History::default() };
         let now = (started + 1020 * MS, SystemTime::UNIX_EPOCH);
         let due = schedule.due(started, &pressure, &history, now);
         assert_eq!(due.map(|due| (due - started).as_millis() as u64), want);
@@ -145,7 +146,7 @@ mod tests {
     #[test]
     fn what_expires_is_collected_when_it_does() {
         let started = Instant::now();
-        let history = History { ended: Some(started), count: 1, spent: MS, failures: 0 };
+        let history = History { ended: Some(started), count: 1, spent: MS, ..History::default() };
         let wall = SystemTime::UNIX_EPOCH;
         let expires = Some(wall + 60_000 * MS);
         let pressure = Pressure { expires, ..Pressure::default() };

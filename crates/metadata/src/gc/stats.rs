@@ -13,7 +13,7 @@ pub struct Stats {
     pub removed: Removed,
     /// How long it took to find and remove them. Nobody else waited for the first part.
     pub metadata: Duration,
-    /// For how long other writers had to wait.
+    /// For how long other writers had to wait at most.
     pub pause: Duration,
     /// How long removing bytes took, where there was anything to look for: by snapshotter, and
     /// under the empty name for content.

@@ -6,8 +6,10 @@ use ::records::{Container, Record, Runtime};
 use rusqlite::{Connection, OptionalExtension, named_params};
 use types::{Any, Context, Error, Result, Scope};
 
-use super::table::Row;
+use super::{extensions::Extensions, table::Row};
 use crate::db::{Json, Outcome, Time, Tx, json};
+
+const EXTENSIONS: Extensions = Extensions { table: "extensions", owner: "container" };
 
 const SELECT: &str = "SELECT id, labels, image, runtime, options_type, options, spec_type, spec,
     snapshotter, snapshot_key, sandbox, created_at, updated_at FROM containers WHERE namespace = ?1";
@@ -26,21 +28,14 @@ impl Row for Container {
             .query_row([namespace, name], read)
             .optional()?;
         let Some(mut container) = found else { return Ok(None) };
-        let mut extensions = connection.prepare_cached(
-            "SELECT name, type, value FROM extensions WHERE namespace = ? AND container = ?",
-        )?;
-        container.extensions = extensions
-            .query_map([namespace, name], |row| {
-                Ok((row.get(0)?, Any::new(row.get::<_, String>(1)?, row.get::<_, Vec<u8>>(2)?)))
-            })?
-            .collect::<Result<_, _>>()?;
+        container.extensions = EXTENSIONS.of(connection, namespace, name)?;
         Ok(Some(container))
     }
 
     fn all(connection: &Connection, namespace: &str) -> Outcome<Vec<Self>> {
         let mut select = connection.prepare_cached(&format!("{SELECT} ORDER BY id"))?;
         let mut all = select.query_map([namespace], read)?.collect::<Result<Vec<_>, _>>()?;
-        let mut extensions = extensions(connection, namespace)?;
+        let mut extensions = EXTENSIONS.all(connection, namespace)?;
         for container in &mut all {
             container.extensions = extensions.remove(&container.id).unwrap_or_default();
         }
@@ -59,18 +54,7 @@ impl Row for Container {
             ":sandbox": self.sandbox,
             ":created_at": Time(self.created_at), ":updated_at": Time(self.updated_at),
         })?;
-        tx.prepare_cached("DELETE FROM extensions WHERE namespace = ? AND container = ?")?
-            .execute([namespace, &self.id])?;
-        for (name, any) in &self.extensions {
-            tx.prepare_cached("INSERT INTO extensions VALUES (?, ?, ?, ?, ?)")?.execute((
-                namespace,
-                &self.id,
-                name,
-                &any.type_url,
-                &any.value[..],
-            ))?;
-        }
-        Ok(())
+        EXTENSIONS.replace(tx, namespace, &self.id, &self.extensions)
     }
 
     fn remove(&self, tx: &Tx<'_>, scope: &Scope) -> Outcome<()> {
@@ -127,28 +111,11 @@ fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Container> {
 }
 
 /// The value in column `at` and the next, if there is one.
-fn any(row: &rusqlite::Row<'_>, at: usize) -> rusqlite::Result<Option<Any>> {
+pub(super) fn any(row: &rusqlite::Row<'_>, at: usize) -> rusqlite::Result<Option<Any>> {
     let Some(name) = row.get::<_, Option<String>>(at)? else { return Ok(None) };
     Ok(Some(Any::new(name, row.get::<_, Vec<u8>>(at + 1)?)))
 }
 
-fn parts(any: Option<&Any>) -> (Option<&str>, Option<&[u8]>) {
+pub(super) fn parts(any: Option<&Any>) -> (Option<&str>, Option<&[u8]>) {
     (any.map(|any| any.type_url.as_str()), any.map(|any| &any.value[..]))
-}
-
-/// The extensions of all containers of a namespace, by container.
-fn extensions(
-    connection: &Connection,
-    namespace: &str,
-) -> Outcome<BTreeMap<String, BTreeMap<String, Any>>> {
-    let mut select = connection.prepare_cached(
-        "SELECT container, name, type, value FROM extensions WHERE namespace = ?",
-    )?;
-    let mut rows = select.query([namespace])?;
-    let mut all = BTreeMap::<String, BTreeMap<String, Any>>::new();
-    while let Some(row) = rows.next()? {
-        let value = Any::new(row.get::<_, String>(2)?, row.get::<_, Vec<u8>>(3)?);
-        all.entry(row.get(0)?).or_default().insert(row.get(1)?, value);
-    }
-    Ok(all)
 }

@@ -101,7 +101,8 @@ fn put(tx: &Tx<'_>, namespace: &Namespace) -> Outcome<()> {
     Ok(())
 }
 
-/// Deletes an empty namespace. Leases and ingests do not count: they go with it.
+/// Deletes an empty namespace. Leases, ingests and the records of sandboxes do not count: they go
+/// with it.
 fn delete(tx: &Tx<'_>, name: &str) -> Outcome<()> {
     let left = contents(tx, name)?;
     if !left.is_empty() {
@@ -112,7 +113,7 @@ fn delete(tx: &Tx<'_>, name: &str) -> Outcome<()> {
         .into());
     }
     existing(tx, name)?;
-    for table in ["leases", "ingests"] {
+    for table in ["leases", "ingests", "sandboxes"] {
         tx.execute(&format!("DELETE FROM {table} WHERE namespace = ?"), [name])?;
     }
     tx.execute("DELETE FROM namespaces WHERE name = ?", [name])?;

@@ -1,10 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! How fast records are written. The numbers are printed; what is claimed is that company helps.
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use content::Memory;
 use metadata::{Backends, Db, Options};
-use types::{Digest, FieldMask, Labels};
+use types::{Digest, FieldMask, Labels, Scope};
 
 use super::world::{World, container};
 
@@ -108,4 +114,120 @@ async fn a_collection_reads_without_keeping_writers_from_writing() {
     let (whole, pause) = (stats.metadata, stats.pause);
     println!("60000 records: {whole:?} to collect, of which writers waited {pause:?}");
     assert!(pause < whole);
+}
+
+/// How long each of many writes took, for a person to read and for a claim on the longest.
+#[derive(Default)]
+struct Latencies(Vec<Duration>);
+
+impl Latencies {
+    fn longest(&self) -> Duration {
+        self.0.iter().max().copied().unwrap_or_default()
+    }
+
+    fn print(&mut self, title: &str) {
+        self.0.sort();
+        let at = |part: f64| self.0[((self.0.len() - 1) as f64 * part) as usize];
+        println!(
+            "{title}: {} writes, median {:?}, 99% {:?}, 99.9% {:?}, longest {:?}",
+            self.0.len(),
+            at(0.5),
+            at(0.99),
+            at(0.999),
+            self.longest()
+        );
+        let mut bound = Duration::from_micros(125);
+        let mut below = 0;
+        while below < self.0.len() {
+            let count = self.0.partition_point(|time| *time < bound) - below;
+            if count > 0 {
+                println!("  < {bound:>9?} {count:>6} {}", "#".repeat(count * 60 / self.0.len()));
+            }
+            below += count;
+            bound *= 2;
+        }
+    }
+}
+
+/// Writes until `done`, and tells how long each took.
+async fn write_until(db: Db, done: Arc<AtomicBool>) -> Latencies {
+    let containers = db.scope(Scope::new("w").unwrap()).containers();
+    let mut latencies = Latencies::default();
+    while !done.load(Ordering::Relaxed) {
+        let began = Instant::now();
+        containers.update(container("c", "s"), &FieldMask::new(["labels"])).await.unwrap();
+        latencies.0.push(began.elapsed());
+    }
+    latencies
+}
+
+/// A node of 10 000 snapshots and 100 000 blobs, of which a tenth is garbage.
+fn fill_large(path: &std::path::Path) {
+    let mut raw = rusqlite::Connection::open(path).unwrap();
+    let tx = raw.transaction().unwrap();
+    for number in 0..10_000 {
+        let image = Digest::of(format!("{number}"));
+        let mut refs = vec![format!("\"containerd.io/gc.ref.snapshot.none\":\"s{number}\"")];
+        for layer in 0..9 {
+            let digest = Digest::of(format!("{number} {layer}"));
+            refs.push(format!("\"containerd.io/gc.ref.content.{layer}\":\"{digest}\""));
+            let put = "INSERT INTO blobs VALUES ('n', ?, 1, '{}', 0, 0)";
+            tx.prepare_cached(put).unwrap().execute([digest.as_str()]).unwrap();
+        }
+        let put = "INSERT INTO blobs VALUES ('n', ?, 1, ?, 0, 0)";
+        let refs = format!("{{{}}}", refs.join(","));
+        tx.prepare_cached(put).unwrap().execute([image.as_str(), &refs]).unwrap();
+        let put = "INSERT INTO snapshots VALUES ('n', 'none', ?1, ?1, NULL, '{}', 0, 0)";
+        tx.prepare_cached(put).unwrap().execute([format!("s{number}")]).unwrap();
+        if number % 10 != 0 {
+            let put = "INSERT INTO images VALUES ('n', ?, '{}', 'm', ?, 1, '{}', 0, 0)";
+            let name = format!("i{number}");
+            tx.prepare_cached(put).unwrap().execute([&name, image.as_str()]).unwrap();
+        }
+    }
+    tx.commit().unwrap();
+}
+
+/// The collector took 0.33 s of everybody's time once, for half as many records.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_waits_long_for_a_large_collection() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("meta.sqlite");
+    let backends = || Backends { content: Arc::<Memory>::default(), snapshotters: [].into() };
+    drop(Db::open(&path, backends(), Options::default()).await.unwrap());
+    fill_large(&path);
+    let db = Db::open(&path, backends(), Options::default()).await.unwrap();
+    let containers = db.scope(Scope::new("w").unwrap()).containers();
+    containers.create(container("c", "s")).await.unwrap();
+    let mut measured = Vec::new();
+    for collects in [false, true] {
+        let done = Arc::new(AtomicBool::new(false));
+        let writers: Vec<_> =
+            (0..2).map(|_| tokio::spawn(write_until(db.clone(), Arc::clone(&done)))).collect();
+        let stats = if collects {
+            Some(db.collect().await.unwrap())
+        } else {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            None
+        };
+        done.store(true, Ordering::Relaxed);
+        let mut all = Latencies::default();
+        for writer in writers {
+            all.0.extend(writer.await.unwrap().0);
+        }
+        measured.push((stats, all));
+    }
+    let [(_, mut quiet), (Some(stats), mut during)]: [_; 2] =
+        measured.try_into().ok().expect("two were measured")
+    else {
+        panic!("the second one collects");
+    };
+    quiet.print("without a collection");
+    during.print("during a collection");
+    let (seen, whole, pause) = (stats.seen, stats.metadata, stats.pause);
+    println!("{seen} records, {:?}, in {whole:?}; the longest step took {pause:?}", stats.removed);
+    assert_eq!((stats.removed.content, stats.removed.snapshots), (10_000, 1_000));
+    assert!(during.0.len() > 50, "writers went on meanwhile: {}", during.0.len());
+    // Steps are a millisecond long; a machine that has other things to do stretches them.
+    assert!(pause < Duration::from_millis(100), "{pause:?}");
 }

@@ -116,3 +116,21 @@ async fn a_database_of_a_later_release_is_left_alone() {
     let text = refused(outcome, Kind::FailedPrecondition);
     assert!(text.contains("schema 99, of a later release"), "{text}");
 }
+
+/// The first release kept no sandboxes: its database gets their tables when it is opened.
+#[tokio::test]
+async fn a_database_without_sandboxes_is_brought_up_to_date() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let path = folder.path().join("meta.sqlite");
+    let open = async || Db::open(&path, backends(folder.path()), Options::default()).await.unwrap();
+    let scope = || types::Scope::new("n").unwrap();
+    let db = open().await;
+    db.scope(scope()).containers().create(container("c", "s")).await.unwrap();
+    drop(db);
+    // The writer ends in its own time, and the file is its alone until then.
+    let old = "DROP TABLE sandbox_extensions; DROP TABLE sandboxes; PRAGMA user_version = 1";
+    rusqlite::Connection::open(&path).unwrap().execute_batch(old).unwrap();
+    let db = open().await;
+    db.scope(scope()).containers().get("c").await.unwrap();
+    assert_eq!(db.scope(scope()).sandboxes().list(&Filters::default()).await.unwrap(), []);
+}

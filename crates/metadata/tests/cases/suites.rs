@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use types::Scope;
 
 async fn open(folder: &Path, backends: Backends, sharing: Sharing) -> Db {
-    let options = Options { sharing, publisher: None };
+    let options = Options { sharing, ..Options::default() };
     Db::open(folder.join("meta.sqlite"), backends, options).await.unwrap()
 }
 
@@ -31,6 +31,7 @@ async fn records_are_kept_as_the_suite_says() {
             containers: scoped.containers(),
             images: scoped.images(),
             leases: scoped.leases(),
+            sandboxes: scoped.sandboxes(),
         }
     })
     .await;

@@ -34,7 +34,7 @@ impl World {
         backends.snapshotters.insert("native".into(), wrap(native));
         let exchange = Arc::new(Exchange::new());
         let publisher = Some(Arc::clone(&exchange) as _);
-        let options = Options { sharing, publisher };
+        let options = Options { sharing, publisher, ..Options::default() };
         let path = folder.path().join("meta.sqlite");
         let db = Db::open(path, backends.clone(), options).await.unwrap();
         Self { db, exchange, backends, folder }

@@ -91,7 +91,8 @@ impl Issuer {
         let uri = format!("{bare}?{}", query.join("&"));
         let uri = uri.parse().map_err(|error| Error::caused(Kind::Unknown, uri, error))?;
         let private = self.credential.iter().map(|it| (header::AUTHORIZATION, basic(it))).collect();
-        Ok(Message { method: Method::GET, uri, open: agent.clone(), private, body: Bytes::new() })
+        let open = agent.clone();
+        Ok(Message { method: Method::GET, uri, open, private, body: Bytes::new(), listener: None })
     }
 
     fn post(&self, agent: &HeaderMap, scopes: &[String], credential: &Credential) -> Message {
@@ -119,6 +120,7 @@ impl Issuer {
             open,
             private: HeaderMap::new(),
             body: form.join("&").into(),
+            listener: None,
         }
     }
 }

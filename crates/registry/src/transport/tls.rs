@@ -4,12 +4,13 @@ use std::{collections::HashSet, sync::Arc};
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
     client::{
-        WebPkiServerVerifier,
+        ResolvesClientCert, WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
         verify_server_name,
     },
     crypto::CryptoProvider,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
+    sign::CertifiedKey,
 };
 use types::{Digest, Error, Kind, Result};
 
@@ -21,20 +22,53 @@ pub(super) fn config(tls: &Tls) -> Result<ClientConfig> {
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .map_err(|error| bad("TLS versions", error))?;
+    let own = Arc::clone(&provider);
     let verifier = verifier(tls, provider)?;
     let builder = match verifier {
         Some(verifier) => builder.dangerous().with_custom_certificate_verifier(verifier),
         // Nobody is believed, but plain text still works.
         None => builder.with_root_certificates(RootCertStore::empty()),
     };
-    match &tls.identity {
-        None => Ok(builder.with_no_client_auth()),
-        Some(identity) => {
-            let (chain, key) = parse(identity)?;
-            let error = |error| bad("failed to load X509 key pair", error);
-            builder.with_client_auth_cert(chain, key).map_err(error)
-        }
+    if tls.identities.is_empty() {
+        return Ok(builder.with_no_client_auth());
     }
+    let ours = tls.identities.iter().map(|identity| certified(identity, &own));
+    let ours = Identities(ours.collect::<Result<_>>()?);
+    Ok(builder.with_client_cert_resolver(Arc::new(ours)))
+}
+
+/// Our certificates. A host names the authorities that it trusts: the certificate that has one of
+/// their names in it, as its issuer, is shown; the first one to a host that names none.
+#[derive(Debug)]
+struct Identities(Vec<Arc<CertifiedKey>>);
+
+impl ResolvesClientCert for Identities {
+    fn resolve(
+        &self,
+        authorities: &[&[u8]],
+        schemes: &[SignatureScheme],
+    ) -> Option<Arc<CertifiedKey>> {
+        let usable = || self.0.iter().filter(|it| it.key.choose_scheme(schemes).is_some());
+        let is_signed_by = |key: &CertifiedKey| {
+            key.cert.iter().any(|certificate| authorities.iter().any(|it| holds(certificate, it)))
+        };
+        usable().find(|key| is_signed_by(key)).or_else(|| usable().next()).cloned()
+    }
+
+    fn has_certs(&self) -> bool {
+        !self.0.is_empty()
+    }
+}
+
+/// Whether a certificate has a name in it. Both are DER, where equal names are equal bytes.
+fn holds(certificate: &[u8], name: &[u8]) -> bool {
+    !name.is_empty() && certificate.windows(name.len()).any(|window| window == name)
+}
+
+fn certified(identity: &Identity, provider: &CryptoProvider) -> Result<Arc<CertifiedKey>> {
+    let (chain, key) = parse(identity)?;
+    let error = |error| bad("failed to load X509 key pair", error);
+    CertifiedKey::from_der(chain, key, provider).map(Arc::new).map_err(error)
 }
 
 /// What believes in servers as `tls` says; `None` when there is nobody to believe in.

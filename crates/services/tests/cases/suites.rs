@@ -6,7 +6,9 @@ use ::diff::{Walking, suite::Bench};
 use ::records::suite::Keeper;
 use ::snapshots::{Capability, Overlay, Snapshotter};
 use metadata::{Backends, Db, Options};
-use services::{Limits, containers, content, diff, images, leases, namespaces, snapshots};
+use services::{
+    Limits, containers, content, diff, images, leases, namespaces, sandboxes, snapshots,
+};
 use tempfile::TempDir;
 use tonic::service::Routes;
 
@@ -66,19 +68,21 @@ async fn records_are_kept_as_the_suite_says() {
         let backends = Backends { content: Arc::<Memory>::default(), snapshotters: [].into() };
         let db = Db::open(folder.join("meta.sqlite"), backends, Options::default()).await.unwrap();
         let (of, limits) = (db.scope(scope()), Limits::default());
-        let (c, i, l) = (of.containers(), of.images(), of.leases());
+        let (c, i, l, s) = (of.containers(), of.images(), of.leases(), of.sandboxes());
         let mut routes = Routes::builder();
         routes
             .add_service(namespaces::serve(db.namespaces(), limits))
             .add_service(containers::serve(move |_| Ok(c.clone()), limits))
             .add_service(images::serve(move |_| Ok(i.clone()), limits))
-            .add_service(leases::serve(move |_| Ok(l.clone()), limits));
+            .add_service(leases::serve(move |_| Ok(l.clone()), limits))
+            .add_service(sandboxes::serve(move |_| Ok(s.clone()), limits));
         let peer = servers.peer(routes.routes()).await;
         Keeper {
             namespaces: namespaces::connect(peer.clone()),
             containers: containers::connect(peer.clone()),
             images: images::connect(peer.clone()),
-            leases: leases::connect(peer),
+            leases: leases::connect(peer.clone()),
+            sandboxes: sandboxes::connect(peer),
         }
     })
     .await;

@@ -2,6 +2,7 @@
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use super::*;
+use crate::gc::{order, reprieve::Reprieve};
 
 /// Reads `kind name`, with an optional `@namespace` at the end; the namespace is else `n`.
 fn node(text: &str) -> Node {
@@ -9,6 +10,7 @@ fn node(text: &str) -> Node {
     let (kind, key) = text.split_once(' ').expect("a kind and a name");
     let kind = match kind {
         "container" => Kind::Container,
+        "sandbox" => Kind::Sandbox,
         "content" => Kind::Content,
         "image" => Kind::Image,
         "ingest" => Kind::Ingest,
@@ -21,6 +23,7 @@ fn node(text: &str) -> Node {
 fn show(node: &Node) -> String {
     let kind = match &node.kind {
         Kind::Container => "container",
+        Kind::Sandbox => "sandbox",
         Kind::Content => "content",
         Kind::Image => "image",
         Kind::Ingest => "ingest",
@@ -30,7 +33,7 @@ fn show(node: &Node) -> String {
     format!("{kind} {}", node.key)
 }
 
-fn now() -> SystemTime {
+pub(super) fn now() -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_hours(24)
 }
 
@@ -41,7 +44,8 @@ fn parse(line: &str) -> Entry {
     let mut nodes = parts.next().expect("something before the labels").split(" -> ");
     let own = node(nodes.next().expect("a node"));
     let refs = nodes.map(node).collect();
-    let mut stay = if own.kind == Kind::Container { Stay::Yes } else { Stay::No };
+    let mut stay =
+        if matches!(own.kind, Kind::Container | Kind::Sandbox) { Stay::Yes } else { Stay::No };
     let mut labels = types::Labels::new();
     for label in parts {
         match label.split_once('=') {
@@ -96,6 +100,19 @@ fn an_image_keeps_the_tree_below_its_target() {
 #[test]
 fn namespaces_do_not_keep_each_others_things() {
     check(&["image i -> content x", "content x@other", "content x"], &["content x"]);
+}
+
+#[test]
+fn a_sandbox_keeps_what_it_is_labelled_with() {
+    check(
+        &[
+            "sandbox s | ref.content.x=x | ref.snapshot.overlayfs=s",
+            "content x",
+            "overlayfs s",
+            "content y",
+        ],
+        &["content y"],
+    );
 }
 
 #[test]
@@ -259,12 +276,17 @@ fn the_next_expiry_is_the_earliest_to_come() {
 #[track_caller]
 fn check_reprieve(before: &[&str], touched: &[&str], then: &[&str], condemned: &[&str]) {
     let plan = plan(&inventory(before), now());
+    let garbage = plan.garbage.clone();
     let then = inventory(then);
-    let mut reprieve = Reprieve::new(&plan);
+    let mut reprieve = Reprieve::new(plan);
+    reprieve.touch(touched.iter().map(|text| node(text)));
     let look =
         |node: &Node| Ok::<_, Infallible>(then.iter().find(|entry| entry.node == *node).cloned());
-    let Ok(()) = reprieve.spare(touched.iter().map(|text| node(text)).collect(), look);
-    assert_eq!(reprieve.condemned().map(show).collect::<Vec<_>>(), condemned);
+    while !reprieve.is_settled() {
+        let Ok(()) = reprieve.spare(look);
+    }
+    let left = garbage.iter().filter(|node| !reprieve.is_spared(node));
+    assert_eq!(left.map(show).collect::<Vec<_>>(), condemned);
 }
 
 #[test]
@@ -289,4 +311,58 @@ fn what_refers_back_to_something_new_is_spared() {
     let before = ["content a | bref.image=i", "content b"];
     let then = ["image i -> content x", "content a | bref.image=i", "content b"];
     check_reprieve(&before, &["image i"], &then, &["content b"]);
+}
+
+#[track_caller]
+fn check_order(lines: &[&str], want: &[&[&str]]) {
+    let entries = inventory(lines);
+    let groups = order::groups(&entries, &plan(&entries, now()));
+    let mut shown: Vec<Vec<_>> =
+        groups.iter().map(|group| group.iter().map(show).collect()).collect();
+    for group in &mut shown {
+        group.sort();
+    }
+    assert_eq!(shown, want);
+}
+
+#[test]
+fn what_refers_goes_before_what_it_refers_to() {
+    check_order(
+        &[
+            "content l",
+            "content m | ref.content.0=l",
+            "overlayfs b",
+            "overlayfs a -> overlayfs b",
+            &format!("image i -> content m | expire={PAST}"),
+        ],
+        &[&["overlayfs a"], &["overlayfs b"], &["image i"], &["content m"], &["content l"]],
+    );
+}
+
+#[test]
+fn what_is_attached_to_a_thing_goes_after_it() {
+    check_order(&["content a | bref.content=b", "content b"], &[&["content b"], &["content a"]]);
+}
+
+#[test]
+fn a_circle_goes_at_once_after_what_refers_to_it() {
+    check_order(
+        &[
+            "content a | ref.content=b",
+            "content b | ref.content=c",
+            "content c | ref.content.0=a | ref.content.1=d",
+            "content d",
+            "content e | ref.content=b",
+        ],
+        &[&["content e"], &["content a", "content b", "content c"], &["content d"]],
+    );
+}
+
+#[test]
+fn a_condition_that_holds_ends_one_day() {
+    let lines = [
+        "image i -> content m | cond.snapshot.overlayfs=usedat<1h|warm",
+        "overlayfs warm | cond.value-usedat=1970-01-01T23:30:00Z",
+    ];
+    assert_eq!(plan(&inventory(&lines), now()).expires, Some(now() + Duration::from_mins(30)));
 }
