@@ -13,7 +13,7 @@ use futures_util::future::join_all;
 use mount::Mount;
 use prost::Message;
 use records::{Container, Records};
-use types::{Any, Context, Descriptor, Error, Fields, Filters, Kind, Labels, Result};
+use types::{Any, Context, Descriptor, Error, Fields, Filters, Kind, Labels, Result, identifiers};
 
 use crate::{
     Checkpoints, Create, Endpoint, Exec, Exit, Metric, Pid, Process, Stdio, Tasks, binary,
@@ -350,6 +350,9 @@ impl Tasks for Scoped {
         if exec.exec_id.is_empty() {
             return Err(nameless());
         }
+        self.find(&exec.id).await?;
+        identifiers::validate(&exec.exec_id)
+            .map_err(|error| error.context(format!("invalid exec id {}", exec.exec_id)))?;
         let Stdio { stdin, stdout, stderr, terminal } = exec.stdio;
         let request = pb::ExecProcessRequest {
             id: exec.id.clone(),

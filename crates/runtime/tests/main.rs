@@ -7,6 +7,7 @@
 mod cases {
     mod dialects;
     mod recovery;
+    mod refusals;
     mod silence;
     mod world;
 }
