@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The scenarios: claims, played on the distribution's containerd first and then on ours.
 
+mod archives;
 mod codes;
 mod content;
 mod daemon;
@@ -9,16 +10,20 @@ mod events;
 mod execution;
 mod faults;
 mod hostile;
+mod hosts;
 mod images;
+mod keeping;
 mod leases;
 mod namespaces;
 mod observing;
 mod refusals;
 mod restart;
 mod run;
+mod sandboxes;
 mod shims;
 mod snapshots;
 mod store;
+mod takeover;
 mod tasks;
 mod terminal;
 mod version;

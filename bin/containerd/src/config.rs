@@ -1,22 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The config file, versions 1 to 4, as far as it concerns what this daemon has.
+//! The config files, versions 1 to 4, as far as they concern what this daemon has.
 //!
 //! Nothing in a config file keeps the daemon from starting but a file that is no TOML, a value of
-//! the wrong type, or a version that does not exist: what it does not know is a [`Warning`].
+//! the wrong type, or a version that does not exist: what it does not know is a [`Warning`] with
+//! the file and the line.
+mod load;
+mod migrate;
+
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use fs_err as fs;
 use runtime::Timeouts;
 use serde::Deserialize;
-use toml::Table;
-use types::{Error, Kind, Result};
+use toml::{Table, Value};
+use types::{Error, Result};
 
-/// The newest version of the config file.
-const NEWEST: u32 = 4;
+use self::load::{Loaded, invalid};
+
+/// What is told where nothing else is said.
+const DEFAULT: &str = include_str!("config/default.toml");
 
 /// What the daemon is told. Defaults are containerd's (`defaults/defaults_unix.go`).
 #[derive(Clone, Debug)]
@@ -25,8 +30,12 @@ pub struct Config {
     pub root: PathBuf,
     /// Where everything that does not is.
     pub state: PathBuf,
+    /// Where temporary files are; empty for the system's place.
+    pub temp: PathBuf,
     /// The gRPC socket.
     pub grpc: Socket,
+    /// gRPC over TCP, if it is wanted.
+    pub tcp: Tcp,
     /// The ttrpc socket. An empty address is the gRPC socket's with `.ttrpc` after it.
     pub ttrpc: Socket,
     /// The TCP address of the metrics; empty for none.
@@ -39,10 +48,18 @@ pub struct Config {
     pub format: String,
     /// The daemon's own OOM score; 0 leaves it.
     pub oom_score: i32,
+    /// The control group to put the daemon into; empty leaves it.
+    pub cgroup: String,
     /// Parts that shall not be there, by `<type>.<id>`.
     pub disabled: Vec<String>,
+    /// Parts without which the daemon shall not start.
+    pub required: Vec<String>,
     /// How long what leaves the process may take.
     pub timeouts: Timeouts,
+    /// Parts in other processes, by name.
+    pub proxies: BTreeMap<String, Proxy>,
+    /// Programs that turn layers into others, by name.
+    pub processors: BTreeMap<String, Processor>,
     /// What each part is told, by `<type>.<id>`.
     pub plugins: BTreeMap<String, Table>,
 }
@@ -60,7 +77,55 @@ pub struct Socket {
     pub limits: services::Limits,
 }
 
-/// Something in a config file that has no effect.
+/// A port that the daemon listens on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tcp {
+    /// `host:port`; empty for none.
+    pub address: String,
+    /// Whose certificates clients must have; empty for anybody's or none.
+    pub ca: PathBuf,
+    /// The daemon's certificate; empty for no encryption.
+    pub cert: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// The name that clients' certificates must have.
+    pub common_name: String,
+}
+
+/// A part in another process.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(default)]
+pub struct Proxy {
+    /// What it is: `snapshot`, `content`, `diff` or `sandbox`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Its socket.
+    pub address: String,
+    /// The platform that it works for; empty for this one.
+    pub platform: String,
+    /// What it tells about itself.
+    pub exports: BTreeMap<String, String>,
+    /// What it can do.
+    pub capabilities: Vec<String>,
+}
+
+/// A program that turns layers of some media types into layers of another.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(default)]
+pub struct Processor {
+    /// The media types that it reads.
+    pub accepts: Vec<String>,
+    /// The media type that it writes.
+    pub returns: String,
+    /// The program.
+    pub path: PathBuf,
+    /// Its arguments.
+    pub args: Vec<String>,
+    /// Variables for its environment, as `NAME=value`.
+    pub env: Vec<String>,
+}
+
+/// Something in a config file that has no effect, or not the one that was meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Warning(pub String);
 
@@ -70,49 +135,44 @@ impl Default for Config {
         Self {
             root: "/var/lib/containerd".into(),
             state: "/run/containerd".into(),
+            temp: PathBuf::new(),
             grpc: Socket { address, ..Socket::default() },
+            tcp: Tcp::default(),
             ttrpc: Socket::default(),
             metrics: String::new(),
             open_timeout: Duration::ZERO,
             level: "info".into(),
             format: "text".into(),
             oom_score: 0,
+            cgroup: String::new(),
             disabled: Vec::new(),
+            required: Vec::new(),
             timeouts: Timeouts::default(),
+            proxies: BTreeMap::new(),
+            processors: BTreeMap::new(),
             plugins: BTreeMap::new(),
         }
     }
 }
 
 impl Config {
-    /// Reads the file at `path`. One that does not exist is as good as an empty one only where the
-    /// caller says so.
+    /// Reads the file at `path` and what it imports. One that does not exist is as good as an empty
+    /// one only where the caller says so.
     ///
     /// Errors: `NotFound` when there is none; `InvalidArgument` when it makes no sense.
     pub fn read(path: &Path) -> Result<(Self, Vec<Warning>)> {
-        let text = fs::read_to_string(path).map_err(|e| {
-            let is_missing = e.kind() == std::io::ErrorKind::NotFound;
-            let kind = if is_missing { Kind::NotFound } else { Kind::Unknown };
-            Error::caused(kind, "failed to load TOML", e)
-        })?;
-        Self::parse(&text).map_err(|e| e.context(format!("{}", path.display())))
+        Self::of(load::load(path, true)?)
     }
 
-    /// Reads a file's text.
+    /// Reads a file's text, without what it imports.
     pub fn parse(text: &str) -> Result<(Self, Vec<Warning>)> {
-        let file: File = toml::from_str(text).map_err(invalid)?;
-        let mut warnings = Vec::new();
-        let version = file.version.unwrap_or(1);
-        if version == 0 || version > NEWEST {
-            return Err(Error::invalid(format!(
-                "expected containerd config version equal to or less than `{NEWEST}`, got `{version}`"
-            )));
-        }
-        if version < 3 {
-            let message = format!("config version {version} is old: version 3 is read best");
-            warnings.push(Warning(message));
-        }
-        Ok((file.apply(version, &mut warnings)?, warnings))
+        Self::of(load::parse(text, "config")?)
+    }
+
+    fn of(loaded: Loaded) -> Result<(Self, Vec<Warning>)> {
+        let file: File = loaded.table.try_into().map_err(invalid)?;
+        let mut warnings = loaded.warnings;
+        Ok((file.apply(&mut warnings)?, warnings))
     }
 
     /// The ttrpc socket's address.
@@ -139,149 +199,151 @@ impl Config {
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "so that it can stand in map_err")]
-fn invalid(error: toml::de::Error) -> Error {
-    Error::said(Kind::InvalidArgument, error.to_string())
+/// What `containerd config default` prints.
+pub fn default_text() -> String {
+    print(&defaults())
 }
 
-/// The file as it is written.
+/// What `containerd config dump` prints: the file at `path` with what it imports and what goes
+/// without saying, in the newest words that whoever wrote the file knows.
+///
+/// Errors: as for [`Config::read`].
+pub fn dump(path: &Path) -> Result<String> {
+    merged(path, true)
+}
+
+/// What `containerd config migrate` prints: the file alone, in newer words.
+///
+/// Errors: as for [`Config::read`].
+pub fn migrate(path: &Path) -> Result<String> {
+    merged(path, false)
+}
+
+fn merged(path: &Path, imports: bool) -> Result<String> {
+    let loaded = load::load(path, imports)?;
+    let mut table = defaults();
+    // The default is for those who write no imports themselves, and takes effect only then.
+    table.insert("imports".into(), Value::Array(Vec::new()));
+    load::merge(&mut table, loaded.table);
+    if loaded.version > 3 {
+        migrate::to_version_4(&mut table);
+    }
+    Ok(print(&table))
+}
+
+fn defaults() -> Table {
+    toml::from_str(DEFAULT).expect("the default config is TOML")
+}
+
+fn print(table: &Table) -> String {
+    toml::to_string(table).expect("a table has a text")
+}
+
+/// The file as it is written, in version 3.
 #[derive(Debug, Default, Deserialize)]
+#[serde(default)]
 struct File {
-    version: Option<u32>,
-    root: Option<PathBuf>,
-    state: Option<PathBuf>,
-    oom_score: Option<i32>,
-    #[serde(default)]
+    root: PathBuf,
+    state: PathBuf,
+    temp: PathBuf,
+    oom_score: i32,
     disabled_plugins: Vec<String>,
-    #[serde(default)]
+    required_plugins: Vec<String>,
     grpc: Listen,
-    #[serde(default)]
     ttrpc: Listen,
-    #[serde(default)]
     debug: Debug,
-    #[serde(default)]
     metrics: Metrics,
-    #[serde(default)]
+    cgroup: Cgroup,
     timeouts: BTreeMap<String, String>,
-    #[serde(default)]
+    proxy_plugins: BTreeMap<String, Proxy>,
+    stream_processors: BTreeMap<String, Processor>,
     plugins: BTreeMap<String, Table>,
-    #[serde(flatten)]
-    rest: Table,
 }
 
 #[derive(Debug, Default, Deserialize)]
+#[serde(default)]
 struct Listen {
-    address: Option<String>,
-    uid: Option<u32>,
-    gid: Option<u32>,
-    max_recv_message_size: Option<usize>,
-    max_send_message_size: Option<usize>,
-    #[serde(flatten)]
-    rest: Table,
+    address: String,
+    uid: u32,
+    gid: u32,
+    max_recv_message_size: usize,
+    max_send_message_size: usize,
+    tcp_address: String,
+    tcp_tls_ca: PathBuf,
+    tcp_tls_cert: PathBuf,
+    tcp_tls_key: PathBuf,
+    tcp_tls_common_name: String,
 }
 
 #[derive(Debug, Default, Deserialize)]
+#[serde(default)]
 struct Metrics {
-    address: Option<String>,
-    #[serde(flatten)]
-    rest: Table,
+    address: String,
 }
 
 #[derive(Debug, Default, Deserialize)]
+#[serde(default)]
 struct Debug {
-    level: Option<String>,
-    format: Option<String>,
-    #[serde(flatten)]
-    rest: Table,
+    address: String,
+    level: String,
+    format: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Cgroup {
+    path: String,
 }
 
 impl File {
-    fn apply(mut self, version: u32, warnings: &mut Vec<Warning>) -> Result<Config> {
+    fn apply(self, warnings: &mut Vec<Warning>) -> Result<Config> {
         let mut config = Config::default();
-        self.lift_servers()?;
-        for (section, rest) in [
-            ("", &self.rest),
-            ("grpc.", &self.grpc.rest),
-            ("ttrpc.", &self.ttrpc.rest),
-            ("debug.", &self.debug.rest),
-            ("metrics.", &self.metrics.rest),
-        ] {
-            warnings.extend(rest.iter().filter(|(_, value)| !is_empty(value)).map(|(key, _)| {
-                Warning(format!("unknown section or key in config: {section}{key}"))
-            }));
+        set(&mut config.root, self.root, |path| path.as_os_str().is_empty());
+        set(&mut config.state, self.state, |path| path.as_os_str().is_empty());
+        set(&mut config.level, self.debug.level, String::is_empty);
+        set(&mut config.format, self.debug.format, String::is_empty);
+        if !self.debug.address.is_empty() {
+            warnings.push(Warning("debug.address has no effect: SIGUSR1 tells the state".into()));
         }
-        set(&mut config.root, self.root.filter(|path| !path.as_os_str().is_empty()));
-        set(&mut config.state, self.state.filter(|path| !path.as_os_str().is_empty()));
-        set(&mut config.oom_score, self.oom_score);
-        set(&mut config.level, self.debug.level.filter(|level| !level.is_empty()));
-        set(&mut config.format, self.debug.format.filter(|format| !format.is_empty()));
-        set(&mut config.metrics, self.metrics.address);
+        config.metrics = self.metrics.address;
         self.grpc.apply(&mut config.grpc);
+        config.tcp = Tcp {
+            address: self.grpc.tcp_address,
+            ca: self.grpc.tcp_tls_ca,
+            cert: self.grpc.tcp_tls_cert,
+            key: self.grpc.tcp_tls_key,
+            common_name: self.grpc.tcp_tls_common_name,
+        };
         self.ttrpc.apply(&mut config.ttrpc);
-        config.disabled = self.disabled_plugins;
         for (name, value) in &self.timeouts {
             timeout(&mut config, name, value, warnings)?;
         }
-        let uri = |name: String| if version == 1 { long_name(name) } else { name };
-        config.plugins = self.plugins.into_iter().map(|(name, it)| (uri(name), it)).collect();
-        Ok(config)
-    }
-
-    /// Version 4 keeps the servers' settings among the plugins' (containerd
-    /// `cmd/containerd/server/config/config.go`).
-    fn lift_servers(&mut self) -> Result<()> {
-        if let Some(grpc) = self.plugins.remove("io.containerd.server.v1.grpc") {
-            self.grpc = grpc.try_into().map_err(invalid)?;
-        }
-        if let Some(ttrpc) = self.plugins.remove("io.containerd.server.v1.ttrpc") {
-            self.ttrpc = ttrpc.try_into().map_err(invalid)?;
-        }
-        if let Some(metrics) = self.plugins.remove("io.containerd.server.v1.metrics") {
-            self.metrics = metrics.try_into().map_err(invalid)?;
-        }
-        if let Some(debug) = self.plugins.remove("io.containerd.server.v1.debug") {
-            self.debug = debug.try_into().map_err(invalid)?;
-        }
-        Ok(())
+        Ok(Config {
+            temp: self.temp,
+            oom_score: self.oom_score,
+            cgroup: self.cgroup.path,
+            disabled: self.disabled_plugins,
+            required: self.required_plugins,
+            proxies: self.proxy_plugins,
+            processors: self.stream_processors,
+            plugins: self.plugins,
+            ..config
+        })
     }
 }
 
 impl Listen {
-    fn apply(self, socket: &mut Socket) {
-        set(&mut socket.address, self.address.filter(|address| !address.is_empty()));
-        set(&mut socket.uid, self.uid);
-        set(&mut socket.gid, self.gid);
-        set(&mut socket.limits.receive, self.max_recv_message_size.filter(|&size| size > 0));
-        set(&mut socket.limits.send, self.max_send_message_size.filter(|&size| size > 0));
+    fn apply(&self, socket: &mut Socket) {
+        set(&mut socket.address, self.address.clone(), String::is_empty);
+        (socket.uid, socket.gid) = (self.uid, self.gid);
+        set(&mut socket.limits.receive, self.max_recv_message_size, |&size| size == 0);
+        set(&mut socket.limits.send, self.max_send_message_size, |&size| size == 0);
     }
 }
 
-fn set<T>(place: &mut T, value: Option<T>) {
-    if let Some(value) = value {
+fn set<T>(place: &mut T, value: T, is_empty: impl Fn(&T) -> bool) {
+    if !is_empty(&value) {
         *place = value;
-    }
-}
-
-/// Whether a value says nothing: dumped default configs are full of these.
-fn is_empty(value: &toml::Value) -> bool {
-    match value {
-        toml::Value::String(text) => text.is_empty(),
-        toml::Value::Array(items) => items.is_empty(),
-        toml::Value::Table(table) => table.values().all(is_empty),
-        toml::Value::Integer(number) => *number == 0,
-        toml::Value::Boolean(is_set) => !is_set,
-        toml::Value::Float(_) | toml::Value::Datetime(_) => false,
-    }
-}
-
-/// Version 1 names plugins by their id alone.
-fn long_name(name: String) -> String {
-    match name.as_str() {
-        "overlayfs" | "native" => format!("io.containerd.snapshotter.v1.{name}"),
-        "bolt" => "io.containerd.metadata.v1.bolt".into(),
-        "scheduler" => "io.containerd.gc.v1.scheduler".into(),
-        "cri" => "io.containerd.grpc.v1.cri".into(),
-        _ => name,
     }
 }
 
@@ -338,6 +400,8 @@ pub(crate) fn duration(text: &str) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
+    use types::Kind;
+
     use super::*;
 
     fn parse(text: &str) -> (Config, Vec<String>) {
@@ -391,25 +455,50 @@ mod tests {
               address = "/a.sock"
             [plugins."io.containerd.server.v1.metrics"]
               address = "127.0.0.1:1338"
+            [plugins."io.containerd.server.v1.grpc-tcp"]
+              address = "127.0.0.1:0"
+              tls_cert = "/cert"
         "#;
         let (config, warnings) = parse(text);
         assert_eq!(config.grpc.address, "/a.sock");
         assert_eq!(config.metrics, "127.0.0.1:1338");
         assert_eq!(config.ttrpc_address(), "/a.sock.ttrpc");
-        assert!(warnings.is_empty() && config.plugins.is_empty());
+        assert_eq!((config.tcp.address.as_str(), config.tcp.cert), ("127.0.0.1:0", "/cert".into()));
+        assert!(warnings.is_empty() && config.plugins.is_empty(), "{warnings:?}");
     }
 
     #[test]
-    fn what_is_not_known_is_a_warning() {
-        let (_, warnings) = parse("version = 3\nbogus = 1\n[nonsense]\na = 1\n[grpc]\nx = 2\n");
-        assert_eq!(
-            warnings,
-            [
-                "unknown section or key in config: bogus",
-                "unknown section or key in config: nonsense",
-                "unknown section or key in config: grpc.x",
-            ]
+    fn a_file_without_a_version_is_of_the_first() {
+        let (config, warnings) = parse("[plugins.scheduler]\nmutation_threshold = 7");
+        assert_eq!(config.plugins.keys().collect::<Vec<_>>(), ["io.containerd.gc.v1.scheduler"]);
+        assert!(warnings[0].contains("migrated from version 1"), "{warnings:?}");
+    }
+
+    #[test]
+    fn parts_elsewhere_and_programs_are_read() {
+        let (config, _) = parse(
+            r#"
+            version = 3
+            temp = "/t"
+            required_plugins = ["io.containerd.snapshotter.v1.stargz"]
+            [cgroup]
+              path = "/daemons"
+            [proxy_plugins.stargz]
+              type = "snapshot"
+              address = "/run/stargz.sock"
+              [proxy_plugins.stargz.exports]
+                root = "/var/lib/stargz"
+            [stream_processors."x.tar"]
+              accepts = ["a/b"]
+              returns = "c/d"
+              path = "decoder"
+            "#,
         );
+        assert_eq!((config.temp, config.cgroup.as_str()), ("/t".into(), "/daemons"));
+        let proxy = &config.proxies["stargz"];
+        assert_eq!((proxy.kind.as_str(), &*proxy.exports["root"]), ("snapshot", "/var/lib/stargz"));
+        assert_eq!(config.processors["x.tar"].returns, "c/d");
+        assert_eq!(config.required.len(), 1);
     }
 
     #[test]
@@ -425,6 +514,60 @@ mod tests {
             let error = Config::parse(bad).unwrap_err();
             assert_eq!(error.kind(), Kind::InvalidArgument, "{bad}");
         }
+    }
+
+    #[test]
+    fn the_default_config_says_what_goes_without_saying() {
+        let (told, warnings) = parse(&default_text());
+        assert_eq!(warnings, Vec::<String>::new());
+        let silent = Config::default();
+        assert_eq!((&told.root, &told.state), (&silent.root, &silent.state));
+        assert_eq!(told.grpc.address, silent.grpc.address);
+        assert_eq!(told.ttrpc_address(), silent.ttrpc_address());
+        assert_eq!(told.grpc.limits.receive, silent.grpc.limits.receive);
+        assert_eq!(format!("{:?}", told.timeouts), format!("{:?}", silent.timeouts));
+        assert_eq!((told.level, told.oom_score), (silent.level, silent.oom_score));
+    }
+
+    #[test]
+    fn a_dump_says_the_same_when_it_is_read_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let corpus = [
+            ("1", "[grpc]\naddress = \"/a\"\n[plugins.overlayfs]\nupperdir_label = true"),
+            (
+                "2",
+                "version = 2\noom_score = -5\n[plugins.\"io.containerd.internal.v1.restart\"]\ninterval = \"3s\"",
+            ),
+            ("3", "version = 3\nimports = [\"d/*.toml\"]\n[debug]\nlevel = \"debug\""),
+            ("4", "version = 4\n[plugins.\"io.containerd.server.v1.ttrpc\"]\naddress = \"/t\""),
+        ];
+        fs_err::create_dir(at("d")).unwrap();
+        fs_err::write(at("d/x.toml"), "version = 3\n[cgroup]\npath = \"/x\"").unwrap();
+        for (version, text) in corpus {
+            fs_err::write(at("c.toml"), text).unwrap();
+            let dumped = dump(&at("c.toml")).unwrap();
+            fs_err::write(at("dumped.toml"), &dumped).unwrap();
+            let (first, _) = Config::read(&at("c.toml")).unwrap();
+            let (again, warnings) = Config::read(&at("dumped.toml")).unwrap();
+            assert_eq!(warnings, [], "{dumped}");
+            assert_eq!(first.ttrpc_address(), again.ttrpc_address(), "{dumped}");
+            let sums = |it: &Config| {
+                (it.grpc.address.clone(), it.oom_score, it.level.clone(), it.cgroup.clone())
+            };
+            assert_eq!(sums(&first), sums(&again), "{dumped}");
+            for (uri, section) in &first.plugins {
+                for (key, value) in section {
+                    assert_eq!(again.plugins[uri].get(key), Some(value), "{dumped}");
+                }
+            }
+            let want = if version == "4" { 4 } else { 3 };
+            let table: Table = toml::from_str(&dumped).unwrap();
+            assert_eq!(table["version"].as_integer(), Some(want));
+        }
+        fs_err::write(at("c.toml"), corpus[2].1).unwrap();
+        assert!(dump(&at("c.toml")).unwrap().contains("path = \"/x\""));
+        assert!(!migrate(&at("c.toml")).unwrap().contains("path = \"/x\""));
     }
 
     #[test]

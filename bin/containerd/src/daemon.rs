@@ -15,27 +15,29 @@ use std::{
 
 use client::{Client, KeptCheckpoints, Under};
 use content::Store;
-use diff::{Differ, Walking};
+use diff::{Differ, Processor, Walking};
 use events::{Bus, Exchange};
 use images::Flights;
 use metadata::{Backends, Collector, Db, Options, Scoped, Sharing};
 use runtime::{Shims, Tasks};
 use serde::Deserialize;
-use services::introspection::Plugin;
+use services::{introspection::Plugin, transfer::Registries};
 use snapshots::Snapshotter;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use types::{Context, Error, Platform, Result, Scope};
 
 use crate::{
-    Config,
+    Config, distribution,
     identity::{claim, identity},
     listeners::listen,
-    metrics,
+    metrics, notify,
     plugins::{self, kinds},
+    proxies::Proxies,
     registry::{Part, Registry},
     restarts, rim,
     sandboxes::Sandboxers,
+    state_dump,
 };
 
 /// How long requests that are under way may take once the daemon is told to end.
@@ -53,10 +55,15 @@ pub(crate) struct Parts {
     pub(crate) exchange: Arc<Exchange>,
     pub(crate) shims: Arc<Shims>,
     pub(crate) sandboxers: Arc<Sandboxers>,
+    pub(crate) proxies: Arc<Proxies>,
+    /// Programs that turn layers into others.
+    pub(crate) processors: Vec<Processor>,
     /// Where layers are mounted that cannot be written in place.
     pub(crate) scratch: PathBuf,
     /// What is being unpacked, by whomever it was asked for.
     pub(crate) flights: Flights,
+    /// How registries are reached.
+    pub(crate) registries: Registries,
 }
 
 impl Daemon {
@@ -88,8 +95,10 @@ impl Daemon {
         make_directory(&config.state)?;
         let _claim = claim(&config.root)?;
         set_oom_score(config.oom_score);
+        join_cgroup(&config.cgroup)?;
         self.warn_of_unknown_plugins();
         let parts = self.parts().await?;
+        self.refuse_without_required(&parts)?;
         let collector = self.collector(&parts.db)?;
         let background = self.background(&parts)?;
         let outcome = self.serve(&parts, shutdown).await;
@@ -115,24 +124,62 @@ impl Daemon {
         Ok(background)
     }
 
+    /// Refuses to start without what the config says is needed (the text is that of containerd
+    /// `cmd/containerd/server/server.go`).
+    fn refuse_without_required(&self, parts: &Parts) -> Result<()> {
+        let plugins = self.inspect(parts);
+        let is_there = |uri: &str| {
+            let found = plugins.iter().find(|it| format!("{}.{}", it.kind, it.id) == uri);
+            found.is_some_and(|plugin| plugin.fault.is_none())
+        };
+        let required = &self.registry.config().required;
+        let missing: Vec<_> = required.iter().filter(|uri| !is_there(uri)).cloned().collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let what = format!("required plugins [{}] not included", missing.join(" "));
+        Err(Error::failed_precondition(what))
+    }
+
     async fn parts(&self) -> Result<Parts> {
         let config = self.registry.config();
         let exchange = self.registry.get::<Exchange>("exchange")?;
-        let backends = Backends {
-            content: self.registry.get::<dyn Store>("content")?,
-            snapshotters: self.registry.all::<dyn Snapshotter>(),
+        let proxies = Arc::new(Proxies::open(config)?);
+        let content = match self.registry.get::<dyn Store>("content") {
+            // Whoever keeps content elsewhere disables the daemon's own.
+            Err(error) => proxies.content.clone().ok_or(error)?,
+            content => content?,
         };
+        let mut snapshotters = self.registry.all::<dyn Snapshotter>();
+        snapshotters.extend(proxies.snapshotters.clone());
+        let backends = Backends { content, snapshotters };
         let publisher = Some(exchange.clone() as _);
-        let options = Options { sharing: self.sharing()?, publisher, ..Options::default() };
+        // Where Go's containerd has it (`plugins/metadata/plugin.go`).
+        let take_over = Some(config.root.join(format!("{}.bolt", kinds::METADATA)).join("meta.db"));
+        let options =
+            Options { sharing: self.sharing()?, publisher, take_over, ..Options::default() };
         let path = config.root.join("io.containerd.metadata.v1.sqlite").join("meta.sqlite");
         let opening = Db::open(path, backends, options);
         let db = within(config.open_timeout, opening).await.context(|| "metadata")?;
         let shims = Shims::open(self.shims()?, exchange.clone())?;
-        let scratch = config.state.join(format!("{}.walking", kinds::DIFFER));
+        let scratch = if config.temp.as_os_str().is_empty() { &config.state } else { &config.temp };
+        let scratch = scratch.join(format!("{}.walking", kinds::DIFFER));
         empty_directory(&scratch)?;
-        let remote = Default::default();
+        let remote = proxies.sandboxers.clone();
         let sandboxers = Sandboxers::open(config, &db, &exchange, &shims, remote)?;
-        Ok(Parts { db, exchange, shims, sandboxers, scratch, flights: Flights::default() })
+        let (processors, flights) = (processors(config), Flights::default());
+        let registries = distribution::registries(config)?;
+        Ok(Parts {
+            db,
+            exchange,
+            shims,
+            sandboxers,
+            proxies,
+            processors,
+            scratch,
+            flights,
+            registries,
+        })
     }
 
     /// The metadata's policy keeps the name of Go's section.
@@ -184,7 +231,7 @@ impl Daemon {
         let ttrpc = listen(&config.ttrpc_address(), &config.ttrpc).await?;
         let end = CancellationToken::new();
         let identity = identity(&config.root)?;
-        let rim = rim::grpc(parts, identity, self.inspect().into(), config.grpc.limits);
+        let rim = rim::grpc(parts, identity, self.inspect(parts).into(), config.grpc.limits);
         let mut grpc = tokio::spawn(rim.serve(grpc, end.clone().cancelled_owned()));
         if let Some(listener) = metrics::listen(&config.metrics).await? {
             let source = Arc::new(self.metrics(parts)?);
@@ -194,6 +241,8 @@ impl Daemon {
         let ttrpc_end = end.clone().cancelled_owned();
         let mut ttrpc = tokio::spawn(async move { shims.serve(ttrpc, ttrpc_end).await });
         tracing::info!(address = config.grpc.address, "containerd successfully booted");
+        notify::send(notify::READY);
+        let _dumping = state_dump::on_signal(config.state.clone());
         tokio::select! {
             () = shutdown => {}
             ended = &mut grpc => return Err(broken("gRPC", ended.map(Result::err))),
@@ -202,6 +251,7 @@ impl Daemon {
                 return Err(broken("ttrpc", ended));
             }
         }
+        notify::send(notify::STOPPING);
         tracing::info!("containerd is ending");
         end.cancel();
         let both = async { drop(tokio::join!(&mut grpc, &mut ttrpc)) };
@@ -225,7 +275,7 @@ impl Daemon {
     }
 
     /// All parts, those that are built by name and those that are always there.
-    fn inspect(&self) -> Vec<Plugin> {
+    fn inspect(&self, parts: &Parts) -> Vec<Plugin> {
         let config = self.registry.config();
         let fixed = plugins::FIXED.iter().map(|&(kind, id)| Plugin {
             kind: kind.to_owned(),
@@ -238,9 +288,26 @@ impl Daemon {
                 .collect(),
             ..Plugin::default()
         });
-        let mut plugins: Vec<_> = self.registry.inspect().into_iter().chain(fixed).collect();
+        let fixed = fixed.map(|plugin| self.as_configured(plugin));
+        let proxies = parts.proxies.plugins.iter().cloned();
+        let own = self.registry.inspect().into_iter();
+        let mut plugins: Vec<_> = own.chain(fixed).chain(proxies).collect();
         plugins.sort_by(|a, b| (&a.kind, &a.id).cmp(&(&b.kind, &b.id)));
         plugins
+    }
+
+    /// A part that is always there, with what it can do, unless the config disables it.
+    fn as_configured(&self, mut plugin: Plugin) -> Plugin {
+        let uri = format!("{}.{}", plugin.kind, plugin.id);
+        if uri == restarts::SECTION {
+            let policies = client::RESTART_POLICIES.iter().map(|&name| name.to_owned());
+            plugin.capabilities = policies.collect();
+            if self.registry.config().is_disabled(&uri) {
+                let what = format!("{uri} is disabled by the config");
+                plugin.fault = Some((types::Kind::Unimplemented, what));
+            }
+        }
+        plugin
     }
 
     fn warn_of_unknown_plugins(&self) {
@@ -302,7 +369,11 @@ impl Parts {
 
     /// Layers over the content that a scope may see.
     pub(crate) fn differ(&self, scoped: &Scoped) -> Arc<dyn Differ> {
-        Arc::new(Walking::new(scoped.content(), self.scratch.clone()))
+        if let Some(differ) = self.proxies.differ(scoped.namespace()) {
+            return differ;
+        }
+        let walking = Walking::new(scoped.content(), self.scratch.clone());
+        Arc::new(walking.with_processors(self.processors.clone()))
     }
 }
 
@@ -348,6 +419,28 @@ fn set_oom_score(score: i32) {
     if let Err(error) = sys::oom_score::set(std::process::id(), score) {
         tracing::warn!(%error, score, "failed to set the daemon's OOM score");
     }
+}
+
+/// Programs that turn layers into others, in the differ's words.
+fn processors(config: &Config) -> Vec<Processor> {
+    let of = |(id, it): (&String, &crate::config::Processor)| Processor {
+        id: id.clone(),
+        accepts: it.accepts.clone(),
+        returns: it.returns.clone(),
+        path: it.path.clone(),
+        args: it.args.clone(),
+        env: it.env.clone(),
+    };
+    config.processors.iter().map(of).collect()
+}
+
+/// Puts the daemon into a control group of its own, in every hierarchy that has one.
+fn join_cgroup(path: &str) -> Result<()> {
+    if path.is_empty() {
+        return Ok(());
+    }
+    let joined = cgroups::Cgroup::create(path).and_then(|it| it.add(std::process::id()));
+    joined.context(|| format!("join control group {path}"))
 }
 
 fn broken(what: &str, ended: Result<Option<Error>, tokio::task::JoinError>) -> Error {

@@ -40,7 +40,8 @@ pub(crate) fn identity(root: &Path) -> Result<Identity> {
         None => name(&path)?,
     };
     let pidns = fs::metadata("/proc/self/ns/pid").map(|meta| meta.ino()).unwrap_or_default();
-    Ok(Identity { uuid: uuid.to_string(), pid: u64::from(std::process::id()), pidns })
+    let (pid, deprecations) = (u64::from(std::process::id()), Vec::new());
+    Ok(Identity { uuid: uuid.to_string(), pid, pidns, deprecations })
 }
 
 fn name(path: &Path) -> Result<uuid::Uuid> {

@@ -23,19 +23,25 @@
 
 mod config;
 mod daemon;
+mod distribution;
 mod identity;
 mod listeners;
 mod metrics;
+mod notify;
+mod oci_hook;
 mod plugins;
+mod proxies;
 mod publish;
 mod registry;
 mod restarts;
 mod rim;
 mod sandboxes;
 mod schedule;
+mod state_dump;
 
-pub use config::{Config, Warning};
+pub use config::{Config, Warning, default_text, dump, migrate};
 pub use daemon::Daemon;
+pub use oci_hook::{State as OciState, run as oci_hook};
 pub use publish::Publish;
 pub use registry::{Part, Registry};
 

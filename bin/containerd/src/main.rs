@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The containerd daemon.
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    io::Read,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use clap::{ArgAction, Parser, Subcommand};
 use containerd::{Config, Daemon, Publish, Warning, version_line};
@@ -40,9 +44,30 @@ struct Flags {
     command: Option<Command>,
 }
 
+/// What else the program does than be the daemon.
 #[derive(Debug, Subcommand)]
 enum Command {
     Publish(Publish),
+    /// Information on the containerd config
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Run a program as an OCI hook, with the container's state put into its arguments
+    OciHook {
+        /// The program and its arguments: {{id}}, {{pid}}, {{rootfs}}, {{bundle}}, {{annotation "x"}}
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+}
+
+#[derive(Clone, Copy, Debug, Subcommand)]
+enum ConfigCommand {
+    /// See the output of the default config
+    Default,
+    /// See the output of the final main config with imported in subconfig files
+    Dump,
+    /// Migrate the current configuration file to the latest version (does not migrate subconfig
+    /// files)
+    Migrate,
 }
 
 fn main() -> ExitCode {
@@ -51,7 +76,7 @@ fn main() -> ExitCode {
         println!("{}", version_line());
         return ExitCode::SUCCESS;
     }
-    match run(flags) {
+    match act(flags) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("containerd: {error}");
@@ -60,18 +85,41 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(mut flags: Flags) -> Result<()> {
-    match flags.command.take() {
-        None => start(flags),
-        Some(Command::Publish(publish)) => publish_at(flags.address, publish),
-    }
-}
-
 fn publish_at(address: Option<String>, publish: Publish) -> Result<()> {
     let address = address.unwrap_or_else(|| Config::default().grpc.address);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.context(|| "start the runtime")?;
     runtime.block_on(publish.run(&address, std::io::stdin().lock()))
+}
+
+fn act(mut flags: Flags) -> Result<()> {
+    match flags.command.take() {
+        None => start(flags),
+        Some(Command::Publish(publish)) => publish_at(flags.address, publish),
+        Some(Command::Config(command)) => show(command, flags.config.as_deref()),
+        Some(Command::OciHook { args }) => {
+            let mut input = String::new();
+            std::io::stdin().read_to_string(&mut input)?;
+            Err(containerd::oci_hook(&args, &input))
+        }
+    }
+}
+
+/// Prints a config. A file that is not there is as good as an empty one (containerd
+/// `cmd/containerd/command/config.go`).
+fn show(command: ConfigCommand, path: Option<&Path>) -> Result<()> {
+    let path = path.unwrap_or(CONFIG.as_ref());
+    let told = match command {
+        ConfigCommand::Default => Ok(containerd::default_text()),
+        ConfigCommand::Dump => containerd::dump(path),
+        ConfigCommand::Migrate => containerd::migrate(path),
+    };
+    let text = match told {
+        Err(error) if error.is_not_found() && !path.exists() => containerd::default_text(),
+        told => told?,
+    };
+    print!("{text}");
+    Ok(())
 }
 
 fn start(flags: Flags) -> Result<()> {

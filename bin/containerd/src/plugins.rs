@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use content::{Local, Store};
 use events::Exchange;
-use serde::Deserialize;
-use snapshots::{Capability, Native, Options, Overlay, Snapshotter};
 use types::Result;
 
 use crate::registry::{Part, Registry};
+
+mod snapshotters;
 
 /// The types of containerd's plugins (containerd `plugins/types.go`).
 pub(crate) mod kinds {
@@ -28,6 +28,7 @@ pub(crate) mod kinds {
     pub(crate) const POD_SANDBOX: &str = "io.containerd.podsandbox.controller.v1";
     pub(crate) const SANDBOX_STORE: &str = "io.containerd.sandbox.store.v1";
     pub(crate) const CONTAINER_MONITOR: &str = "io.containerd.monitor.container.v1";
+    pub(crate) const SERVICE: &str = "io.containerd.service.v1";
     pub(crate) const GRPC: &str = "io.containerd.grpc.v1";
     pub(crate) const TTRPC: &str = "io.containerd.ttrpc.v1";
 }
@@ -35,8 +36,7 @@ pub(crate) mod kinds {
 /// Adds the parts that every daemon has.
 pub(crate) fn add_defaults(registry: &mut Registry) {
     registry.add::<dyn Store>(kinds::CONTENT, "content", content);
-    registry.add::<dyn Snapshotter>(kinds::SNAPSHOTTER, "overlayfs", overlayfs);
-    registry.add::<dyn Snapshotter>(kinds::SNAPSHOTTER, "native", native);
+    snapshotters::add(registry);
     registry.add::<Exchange>(kinds::EVENT, "exchange", |_| Ok(Arc::new(Exchange::new())));
 }
 
@@ -49,6 +49,7 @@ pub(crate) const FIXED: &[(&str, &str)] = &[
     (kinds::SHIM, "manager"),
     (kinds::MONITOR, "cgroups"),
     (kinds::DIFFER, "walking"),
+    (kinds::SERVICE, "diff-service"),
     (kinds::LEASE, "manager"),
     (kinds::TRANSFER, "local"),
     (kinds::STREAMING, "manager"),
@@ -77,37 +78,4 @@ pub(crate) const FIXED: &[(&str, &str)] = &[
 
 fn content(part: &Part<'_>) -> Result<Arc<dyn Store>> {
     Ok(Arc::new(Local::open(part.root())?))
-}
-
-/// What the config may tell a snapshotter (containerd `plugins/snapshots/overlay/plugin`).
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct SnapshotterSection {
-    root_path: String,
-    upperdir_label: bool,
-    sync_remove: bool,
-    mount_options: Vec<String>,
-}
-
-impl SnapshotterSection {
-    fn root(&self, part: &Part<'_>) -> std::path::PathBuf {
-        if self.root_path.is_empty() { part.root() } else { part.root_at(&self.root_path) }
-    }
-}
-
-fn overlayfs(part: &Part<'_>) -> Result<Arc<dyn Snapshotter>> {
-    let section: SnapshotterSection = part.section()?;
-    let options = Options {
-        async_remove: !section.sync_remove,
-        upperdir_label: section.upperdir_label,
-        mount_options: section.mount_options.clone(),
-    };
-    let snapshotter = Overlay::open(section.root(part), options)?;
-    part.capabilities(snapshotter.capabilities().iter().copied().map(Capability::name));
-    Ok(Arc::new(snapshotter))
-}
-
-fn native(part: &Part<'_>) -> Result<Arc<dyn Snapshotter>> {
-    let section: SnapshotterSection = part.section()?;
-    Ok(Arc::new(Native::open(section.root(part))?))
 }

@@ -51,12 +51,7 @@ pub(crate) fn grpc(
             revision: crate::revision().to_owned(),
         }))
         .add_service(health::serve())
-        .add_service(introspection::serve_with_runtimes(
-            identity,
-            plugins,
-            parts.shims.clone(),
-            limits,
-        ))
+        .add_service(introspection::serve(identity, plugins, inspect(parts), limits))
         .add_service(namespaces::serve(parts.db.namespaces(), limits))
         .add_service(events::serve(parts.exchange.clone(), limits))
         .add_service(streaming::serve(streams.clone(), limits))
@@ -66,6 +61,7 @@ pub(crate) fn grpc(
                 move |scope: &Scope| Ok(parts.client(scope))
             },
             streams,
+            parts.registries.clone(),
             limits,
         ))
         .add_service(containers::serve(with(&scoped, |it| Ok(it.containers())), limits))
@@ -102,6 +98,14 @@ pub(crate) fn grpc(
             limits,
         ));
     Rim { routes: routes.routes() }
+}
+
+fn inspect(parts: &Parts) -> Arc<introspection::Inspect> {
+    let shims = parts.shims.clone();
+    Arc::new(move |runtime, options| {
+        let shims = shims.clone();
+        async move { shims.info(&runtime, options.as_ref()).await }.boxed()
+    })
 }
 
 /// Finds a part of what a scope may see.

@@ -7,6 +7,7 @@ mod access;
 mod connection;
 mod containers;
 mod content;
+mod deprecations;
 mod events;
 mod follow;
 mod images;
@@ -19,6 +20,7 @@ mod output;
 mod plugins;
 mod progress;
 mod run;
+mod sandboxes;
 mod shim;
 mod signals;
 mod snapshots;
@@ -110,6 +112,12 @@ enum Command {
     /// Manage leases
     #[command(subcommand)]
     Leases(leases::Command),
+    /// Manage sandboxes
+    #[command(subcommand, visible_aliases = ["sandbox", "sb", "s"])]
+    Sandboxes(sandboxes::Command),
+    /// See which deprecated things are used
+    #[command(subcommand)]
+    Deprecations(deprecations::Command),
     /// Speak to a shim itself, and not to the daemon
     Shim(shim::Shim),
     /// Print events as they happen
@@ -169,6 +177,8 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Containers(command) => command.run(&connection).await,
         Command::Snapshots(command) => command.run(&connection).await,
         Command::Leases(command) => command.run(&connection).await,
+        Command::Sandboxes(command) => command.run(&connection).await,
+        Command::Deprecations(command) => command.run(&connection).await,
         Command::Shim(command) => command.run(&connection).await,
         Command::Events(command) => command.run(&connection).await,
     };
@@ -193,6 +203,12 @@ mod tests {
             "i pull --plain-http --all-platforms r.io/a:1",
             "image rm --sync a b",
             "content fetch r.io/a:1",
+            "content prune references --async --dry",
+            "i import --base-name a --digests --skip-digest-for-named --index-name b --no-unpack -",
+            "i import --local --compress-blobs --discard-unpacked-layers --all-platforms x.tar",
+            "i export --platform linux/arm64 --skip-manifest-json --skip-non-distributable x.tar a b",
+            "i convert --oci --uncompress --all-platforms a b",
+            "i package --directory / --cmd sh --cmd -c --source-date-epoch 1 a",
             "c create --label a=b r.io/a:1 x sh",
             "containers del x",
             "run -d --null-io r.io/a:1 x sh -c true",
@@ -204,6 +220,10 @@ mod tests {
             "ns c x a=b",
             "leases create --id x",
             "plugins ls -d",
+            "plugins inspect-runtime --runtime io.containerd.runc.v2",
+            "sandbox run --runtime io.containerd.runc.v2 x",
+            "sb rm -f x",
+            "deprecations list --format json",
             "event topic==/x",
         ] {
             let words = ["ctr"].into_iter().chain(line.split(' '));

@@ -24,11 +24,25 @@ pub(crate) enum Command {
         /// Filters, such as type==io.containerd.snapshotter.v1
         filters: Vec<String>,
     },
+    /// Print what a runtime can do
+    InspectRuntime {
+        /// The runtime, or the path of a shim
+        #[arg(long, value_name = "NAME", default_value = "io.containerd.runc.v2")]
+        runtime: String,
+        /// A configuration file for the runtime
+        #[arg(long, value_name = "FILE")]
+        runtime_config_path: Option<String>,
+    },
 }
 
 impl Command {
     pub(crate) async fn run(self, connection: &Connection) -> Result<()> {
-        let Self::List { quiet, detailed, filters } = self;
+        let (quiet, detailed, filters) = match self {
+            Self::List { quiet, detailed, filters } => (quiet, detailed, filters),
+            Self::InspectRuntime { runtime, runtime_config_path } => {
+                return inspect_runtime(connection, runtime, runtime_config_path).await;
+            }
+        };
         let filters = Filters::parse(filters)?;
         let plugins = introspection::plugins(connection.peer().await?, &filters).await?;
         match (quiet, detailed) {
@@ -38,6 +52,33 @@ impl Command {
         }
         Ok(())
     }
+}
+
+/// Prints what a runtime says of itself (the fields of containerd
+/// `api/types/introspection.proto`, `RuntimeInfo`).
+async fn inspect_runtime(
+    connection: &Connection,
+    runtime: String,
+    config_path: Option<String>,
+) -> Result<()> {
+    let options = config_path.map(|config_path| {
+        let packed =
+            api::pack(&api::runtimeoptions::v1::Options { config_path, ..Default::default() });
+        types::Any::new(packed.type_url, packed.value)
+    });
+    let info = introspection::runtime(connection.peer().await?, runtime, options).await?;
+    let features = info.features.as_ref().map(|features| {
+        serde_json::from_slice::<serde_json::Value>(&features.value).unwrap_or_default()
+    });
+    let told = serde_json::json!({
+        "Name": info.name,
+        "Version": { "Version": info.version, "Revision": info.revision },
+        "Options": info.options.map(|options| options.type_url),
+        "Features": features,
+        "Annotations": info.annotations,
+    });
+    say!("{told:#}");
+    Ok(())
 }
 
 fn print_table(plugins: &[Plugin]) {

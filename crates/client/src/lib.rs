@@ -7,6 +7,7 @@
 //! ```text
 //! pull:  registry --Fetch--> content --Differ--> snapshots --> image record
 //! push:  image --> content --Push--> registry
+//! import, export:  archive <--> content, image record
 //! run:   image --> snapshot --> container record --> task
 //! ```
 //!
@@ -18,8 +19,11 @@ use types::Result;
 
 mod checkpoint;
 mod container;
+mod convert;
 mod held;
 mod image;
+mod import;
+mod package;
 mod process;
 mod progress;
 mod pull;
@@ -31,6 +35,8 @@ mod stdio;
 pub use checkpoint::{CHECKPOINT, CHECKPOINT_CONFIG, KeptCheckpoints};
 pub use container::NewContainer;
 pub use held::Held;
+pub use import::Import;
+pub use package::{Files, Package};
 pub use process::{NewTask, Process};
 pub use progress::{Event, Progress, Silent};
 pub use pull::{Pull, Unpack};

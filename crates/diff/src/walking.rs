@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 use std::{
+    io,
     path::PathBuf,
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
@@ -14,7 +15,8 @@ use tracing::{debug, warn};
 use types::{Context, Descriptor, Digest, Error, FieldMask, Result, labels, media_types};
 
 use crate::{
-    Apply, BEFORE_PARENT, Compare, Differ, NEEDS_PARENT, Options, Processor, apply_to_mounts,
+    Apply, Arriving, BEFORE_PARENT, Compare, Differ, NEEDS_PARENT, Options, Processor,
+    apply_to_mounts,
     compare::compare_mounts,
     deflate::Made,
     media::{self, Compression},
@@ -42,6 +44,35 @@ impl Walking {
     pub fn with_processors(mut self, processors: Vec<Processor>) -> Self {
         self.processors = processors;
         self
+    }
+
+    /// Applies what `reader` yields, on a thread of its own.
+    async fn apply_read(
+        &self,
+        reader: impl io::Read + Send + 'static,
+        media_type: &str,
+        mounts: &[Mount],
+        options: Apply,
+    ) -> Result<Descriptor> {
+        let (media_type, mounts) = (media_type.to_owned(), mounts.to_vec());
+        let before_parent = options.payloads.contains_key(BEFORE_PARENT);
+        let options = Options {
+            overlay_bind: before_parent,
+            scratch: self.scratch.clone(),
+            processors: self.processors.clone(),
+            payloads: options.payloads,
+            ..Options::default()
+        };
+        let applying =
+            task::spawn_blocking(move || apply_to_mounts(reader, &media_type, &mounts, &options));
+        let failed = |error| Error::caused(types::Kind::Internal, "apply", error);
+        let applied = applying.await.map_err(failed)??;
+        let mut described = Descriptor::new(media_types::LAYER, applied.digest, applied.size);
+        if before_parent {
+            let needs_parent = applied.needs_parent.to_string();
+            described.annotations.insert(NEEDS_PARENT.to_owned(), needs_parent);
+        }
+        Ok(described)
     }
 
     /// Compares, and writes the outcome through `ingest` while it is being made.
@@ -116,26 +147,24 @@ impl Differ for Walking {
         processor::plan(&descriptor.media_type, &self.processors)?;
         let reader = self.store.reader(&descriptor.digest).await;
         let reader = reader.context(|| "failed to get reader from content store")?.into_sync();
-        let (media_type, mounts) = (descriptor.media_type.clone(), mounts.to_vec());
-        let before_parent = options.payloads.contains_key(BEFORE_PARENT);
-        let options = Options {
-            overlay_bind: before_parent,
-            scratch: self.scratch.clone(),
-            processors: self.processors.clone(),
-            payloads: options.payloads,
-            ..Options::default()
-        };
-        let applying =
-            task::spawn_blocking(move || apply_to_mounts(reader, &media_type, &mounts, &options));
-        let failed = |error| Error::caused(types::Kind::Internal, "apply", error);
-        let applied = applying.await.map_err(failed)??;
+        let described = self.apply_read(reader, &descriptor.media_type, mounts, options).await?;
         debug!(digest = %descriptor.digest, size = descriptor.size, "diff applied");
-        let mut described = Descriptor::new(media_types::LAYER, applied.digest, applied.size);
-        if before_parent {
-            let needs_parent = applied.needs_parent.to_string();
-            described.annotations.insert(NEEDS_PARENT.to_owned(), needs_parent);
-        }
         Ok(described)
+    }
+
+    fn takes_arriving(&self) -> bool {
+        true
+    }
+
+    async fn apply_arriving(
+        &self,
+        media_type: &str,
+        source: Arriving,
+        mounts: &[Mount],
+        options: Apply,
+    ) -> Result<Descriptor> {
+        processor::plan(media_type, &self.processors)?;
+        self.apply_read(source, media_type, mounts, options).await
     }
 
     async fn compare(
@@ -176,7 +205,7 @@ impl Differ for Walking {
 fn unique_reference() -> Result<String> {
     let mut random = [0; 8];
     rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
-        .map_err(std::io::Error::from)?;
+        .map_err(io::Error::from)?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Ok(format!("{}-{:016x}", now.as_nanos(), u64::from_le_bytes(random)))
 }

@@ -35,6 +35,11 @@ impl Scoped {
         Self { db, scope: Arc::new(scope) }
     }
 
+    /// The namespace.
+    pub fn namespace(&self) -> &str {
+        self.scope.namespace()
+    }
+
     /// The containers of the namespace.
     pub fn containers(&self) -> Arc<dyn Records<Container>> {
         Arc::new(Table::new(self))

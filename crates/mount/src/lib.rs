@@ -34,6 +34,7 @@ mod temporary;
 mod unmount;
 
 pub use attach::{all, one};
+pub use id_map::host_id;
 pub use read_only::{read_only, without_volatile};
 pub use rustix::mount::UnmountFlags;
 pub use temporary::Temporary;

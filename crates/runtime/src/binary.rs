@@ -7,11 +7,11 @@ use std::{
     time::Duration,
 };
 
-use api::containerd::task::v3::DeleteResponse;
+use api::containerd::{task::v3::DeleteResponse, types::RuntimeInfo};
 use prost::Message;
 use shim::bootstrap::{Answer, GRPC_ADDRESS, MAX_SHIM_VERSION, NAMESPACE, TTRPC_ADDRESS, VERSION};
 use tokio::{io::AsyncWriteExt, process::Command};
-use types::{Any, Error, Kind, Result};
+use types::{Any, Context, Error, Kind, Result};
 
 use crate::{
     Config,
@@ -114,17 +114,6 @@ async fn start_in(
     bootstrap::read(&run(command, &input, config.timeouts.start).await?)
 }
 
-/// Asks a shim's program what its runtime can do, and returns an encoded
-/// `containerd.types.RuntimeInfo`.
-pub(crate) async fn info(config: &Config, runtime: &str, options: &[u8]) -> Result<Vec<u8>> {
-    let program = find(runtime, config.beside.as_deref())
-        .map_err(|e| e.context("failed to resolve runtime path"))?;
-    let mut command = Command::new(&program);
-    command.arg("-info").kill_on_drop(true);
-    let failed = format!("failed to run [{} -info]", program.display());
-    run(command, options, config.timeouts.start).await.map_err(|e| e.context(failed))
-}
-
 /// Has the program of a shim that is gone clean up after it, and returns how its task ended.
 pub(crate) async fn delete(
     config: &Config,
@@ -136,6 +125,29 @@ pub(crate) async fn delete(
     let output = run(command, &[], config.timeouts.cleanup).await?;
     DeleteResponse::decode(output.as_slice())
         .map_err(|e| Error::caused(Kind::Internal, "answer of shim delete", e))
+}
+
+/// Has the program of a runtime tell what it can do (containerd `core/runtime/v2/task_manager.go`,
+/// `PluginInfo`).
+pub(crate) async fn info(
+    config: &Config,
+    program: &Path,
+    options: Option<&Any>,
+) -> Result<RuntimeInfo> {
+    let mut command = Command::new(program);
+    command.arg("-info").kill_on_drop(true);
+    let output = run(command, &input(options), config.timeouts.start)
+        .await
+        .context(|| format!("failed to run {} -info", program.display()))?;
+    RuntimeInfo::decode(output.as_slice())
+        .map_err(|e| Error::caused(Kind::Internal, "answer of shim -info", e))
+}
+
+/// Options as shims read them; nothing where there are none.
+fn input(options: Option<&Any>) -> Vec<u8> {
+    let wire =
+        |any: &Any| prost_types::Any { type_url: any.type_url.clone(), value: any.value.to_vec() };
+    options.map(|any| wire(any).encode_to_vec()).unwrap_or_default()
 }
 
 fn command(config: &Config, program: &Path, bundle: &Bundle) -> Command {

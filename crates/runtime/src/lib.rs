@@ -15,6 +15,7 @@ mod bootstrap;
 mod bundle;
 mod channel;
 mod checkpoints;
+mod info;
 mod load;
 mod log;
 pub mod sandbox;
@@ -29,6 +30,7 @@ use std::time::SystemTime;
 
 pub use channel::{Call, Channel, Connector};
 pub use checkpoints::Checkpoints;
+pub use info::RuntimeInfo;
 pub use sandbox::Endpoint;
 pub use shims::{Config, FindSandbox, Shims, Timeouts};
 pub use usage::Usage;

@@ -139,15 +139,6 @@ impl Shims {
         Arc::new(Scoped::new(self.clone(), namespace, containers, checkpoints))
     }
 
-    /// Asks the program of a runtime what it can do. The answer is an encoded
-    /// `containerd.types.RuntimeInfo`, as the program gave it.
-    ///
-    /// Errors: `InvalidArgument` and `NotFound` for a runtime that is none or not installed; what
-    /// the program complained of.
-    pub async fn info(&self, runtime: &str, options: &[u8]) -> Result<Vec<u8>> {
-        binary::info(&self.config, runtime, options).await
-    }
-
     /// Lets containers be made in the sandboxes that `find` finds. It is said once.
     pub fn find_sandboxes(&self, find: Box<FindSandbox>) {
         drop(self.sandboxes.set(find));

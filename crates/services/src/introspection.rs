@@ -1,20 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The introspection service (`containerd.services.introspection.v1`): what a daemon is made of.
-mod runtime;
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc, time::SystemTime};
 
-use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
-
-use ::runtime::Shims;
-use api::{containerd::services::introspection::v1 as pb, google::rpc};
+use ::runtime::RuntimeInfo;
+use api::{
+    containerd::{services::introspection::v1 as pb, types as wire},
+    google::rpc,
+};
+use futures_util::future::BoxFuture;
 use pb::{
     introspection_client::IntrospectionClient,
     introspection_server::{Introspection, IntrospectionServer},
 };
-use tonic::{Request, Response};
-use types::{Error, Fields, Filters, Kind, Platform, Result};
+use tonic::{Request, Response, Status};
+use types::{Any, Error, Fields, Filters, Kind, Platform, Result};
 
 use crate::call::{Limits, Peer, Reply, error, limited, status};
-use crate::convert::{FromWire, ToWire, filters, present};
+use crate::convert::{FromWire, ToWire, any, filters, present, time};
+
+/// The plugin that tells what runtimes can do (containerd `core/runtime/v2/task_manager.go`).
+const RUNTIME: (&str, &str) = ("io.containerd.runtime.v2", "task");
 
 /// A part of a daemon.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -60,31 +65,70 @@ pub struct Identity {
     pub pid: u64,
     /// The inode of its pid namespace.
     pub pidns: u64,
+    /// What is used of it that will not be there for ever.
+    pub deprecations: Vec<Deprecation>,
 }
 
-/// Serves what `identity` and `plugins` say. No namespace is needed.
+/// Something is used that will not be there for ever.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Deprecation {
+    /// Its name: `io.containerd.deprecation/cri-registry-mirrors`.
+    pub id: String,
+    /// What to do about it.
+    pub message: String,
+    /// When it was last seen.
+    pub last: SystemTime,
+}
+
+/// Asks runtimes what they can do, by name or path and with options.
+pub type Inspect =
+    dyn Fn(String, Option<Any>) -> BoxFuture<'static, Result<RuntimeInfo>> + Send + Sync;
+
+/// Serves what `identity` and `plugins` say, and what `inspect` finds out. No namespace is needed.
 pub fn serve(
     identity: Identity,
     plugins: Arc<[Plugin]>,
+    inspect: Arc<Inspect>,
     limits: Limits,
 ) -> IntrospectionServer<Server> {
-    limited!(IntrospectionServer::new(Server { identity, plugins, shims: None }), limits)
-}
-
-/// Serves the same, and what the runtimes of `shims` can do.
-pub fn serve_with_runtimes(
-    identity: Identity,
-    plugins: Arc<[Plugin]>,
-    shims: Arc<Shims>,
-    limits: Limits,
-) -> IntrospectionServer<Server> {
-    limited!(IntrospectionServer::new(Server { identity, plugins, shims: Some(shims) }), limits)
+    limited!(IntrospectionServer::new(Server { identity, plugins, inspect }), limits)
 }
 
 /// Asks `peer` which daemon it is.
 pub async fn identity(peer: Peer) -> Result<Identity> {
     let reply = IntrospectionClient::new(peer).server(()).await.map_err(error)?.into_inner();
-    Ok(Identity { uuid: reply.uuid, pid: reply.pid, pidns: reply.pidns })
+    let deprecations = reply.deprecations.into_iter().map(|warning| Deprecation {
+        id: warning.id,
+        message: warning.message,
+        last: time(warning.last_occurrence),
+    });
+    let deprecations = deprecations.collect();
+    Ok(Identity { uuid: reply.uuid, pid: reply.pid, pidns: reply.pidns, deprecations })
+}
+
+/// Asks `peer` what a runtime can do.
+pub async fn runtime(peer: Peer, runtime: String, options: Option<Any>) -> Result<RuntimeInfo> {
+    let asked =
+        wire::RuntimeRequest { runtime_path: runtime, options: options.map(ToWire::to_wire) };
+    let request = pb::PluginInfoRequest {
+        r#type: RUNTIME.0.to_owned(),
+        id: RUNTIME.1.to_owned(),
+        options: Some(api::pack(&asked)),
+    };
+    let reply = IntrospectionClient::new(peer).plugin_info(request).await.map_err(error)?;
+    let extra = present(reply.into_inner().extra, "runtime info")?;
+    let told = api::unpack::<wire::RuntimeInfo>(&extra)
+        .ok_or_else(|| Error::internal(format!("unexpected runtime info {}", extra.type_url)))?
+        .map_err(|e| Error::caused(Kind::Internal, "runtime info", e))?;
+    let version = told.version.unwrap_or_default();
+    Ok(RuntimeInfo {
+        name: told.name,
+        version: version.version,
+        revision: version.revision,
+        options: told.options.map(any),
+        features: told.features.map(any),
+        annotations: told.annotations,
+    })
 }
 
 /// Asks `peer` for its parts that match.
@@ -104,11 +148,28 @@ pub async fn plugin(peer: Peer, kind: &str, id: &str) -> Result<Plugin> {
 }
 
 /// Puts a daemon's parts on the wire.
-#[derive(Debug)]
 pub struct Server {
     identity: Identity,
     plugins: Arc<[Plugin]>,
-    shims: Option<Arc<Shims>>,
+    inspect: Arc<Inspect>,
+}
+
+impl Server {
+    /// What there is to say beyond the plugin itself: of the runtime plugin, what a runtime can do.
+    async fn extra(
+        &self,
+        request: &pb::PluginInfoRequest,
+    ) -> Result<Option<prost_types::Any>, Status> {
+        let Some(options) = &request.options else { return Ok(None) };
+        let asked = api::unpack::<wire::RuntimeRequest>(options);
+        let is_runtime = (request.r#type.as_str(), request.id.as_str()) == RUNTIME;
+        let Some(Ok(asked)) = asked.filter(|_| is_runtime) else {
+            let what = format!("unknown request type {}", options.type_url);
+            return Err(status(Error::unimplemented(what)));
+        };
+        let info = (self.inspect)(asked.runtime_path, asked.options.map(any)).await;
+        Ok(Some(api::pack(&info.map_err(status)?.to_wire())))
+    }
 }
 
 #[tonic::async_trait]
@@ -121,22 +182,40 @@ impl Introspection for Server {
     }
 
     async fn server(&self, _: Request<()>) -> Reply<pb::ServerResponse> {
-        let Identity { uuid, pid, pidns } = self.identity.clone();
-        Ok(Response::new(pb::ServerResponse { uuid, pid, pidns, deprecations: Vec::new() }))
+        let Identity { uuid, pid, pidns, deprecations } = self.identity.clone();
+        let deprecations = deprecations.into_iter().map(|warning| pb::DeprecationWarning {
+            id: warning.id,
+            message: warning.message,
+            last_occurrence: warning.last.to_wire(),
+        });
+        let deprecations = deprecations.collect();
+        Ok(Response::new(pb::ServerResponse { uuid, pid, pidns, deprecations }))
     }
 
     async fn plugin_info(
         &self,
         request: Request<pb::PluginInfoRequest>,
     ) -> Reply<pb::PluginInfoResponse> {
-        let pb::PluginInfoRequest { r#type: kind, id, options } = request.into_inner();
-        let found = self.plugins.iter().find(|plugin| plugin.kind == kind && plugin.id == id);
-        let plugin = found
-            .cloned()
-            .ok_or_else(|| status(Error::not_found(format!("plugin {kind}.{id}"))))?;
-        let extra = runtime::extra(self.shims.as_ref(), (&kind, &id), options).await;
-        let (plugin, extra) = (Some(plugin.to_wire()), extra.map_err(status)?);
-        Ok(Response::new(pb::PluginInfoResponse { plugin, extra }))
+        let request = request.into_inner();
+        let pb::PluginInfoRequest { r#type: kind, id, .. } = &request;
+        let found = self.plugins.iter().find(|plugin| plugin.kind == *kind && plugin.id == *id);
+        let missing = || status(Error::not_found(format!("plugin {kind}.{id}")));
+        let plugin = Some(found.cloned().ok_or_else(missing)?.to_wire());
+        Ok(Response::new(pb::PluginInfoResponse { plugin, extra: self.extra(&request).await? }))
+    }
+}
+
+impl ToWire for RuntimeInfo {
+    type Wire = wire::RuntimeInfo;
+
+    fn to_wire(self) -> wire::RuntimeInfo {
+        wire::RuntimeInfo {
+            name: self.name,
+            version: Some(wire::RuntimeVersion { version: self.version, revision: self.revision }),
+            options: self.options.map(ToWire::to_wire),
+            features: self.features.map(ToWire::to_wire),
+            annotations: self.annotations,
+        }
     }
 }
 

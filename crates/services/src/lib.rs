@@ -37,4 +37,4 @@ pub mod version;
 mod remote;
 
 pub use call::{Limits, Peer, error, peer, status};
-pub use remote::{connect, dial};
+pub use remote::{connect, dial, dial_lazily};

@@ -10,6 +10,9 @@ use crate::{
     call::peer, containers, content, diff, events, images, leases, namespaces, snapshots, tasks,
 };
 
+/// How long a connection may take that is made on demand.
+const DIAL: Duration = Duration::from_secs(5);
+
 /// Connects to the daemon whose socket is at `address`, within `patience`.
 ///
 /// Errors: `Unavailable` when nobody listens there.
@@ -23,6 +26,20 @@ pub async fn dial(address: &Path, patience: Duration) -> Result<Channel> {
     };
     let endpoint = Endpoint::from_shared(uri).map_err(failed)?.connect_timeout(patience);
     endpoint.connect().await.map_err(failed)
+}
+
+/// A connection to the socket at `address`, which is made when it is first needed, and again
+/// whenever it was lost.
+pub fn dial_lazily(address: &Path) -> Result<Channel> {
+    let uri = format!("unix://{}", address.display());
+    let endpoint = Endpoint::from_shared(uri).map_err(|source| {
+        Error::caused(
+            types::Kind::InvalidArgument,
+            format!("address {}", address.display()),
+            source,
+        )
+    })?;
+    Ok(endpoint.connect_timeout(DIAL).connect_lazy())
 }
 
 /// The daemon at the other end of `channel`, on behalf of `scope`.

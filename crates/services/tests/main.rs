@@ -7,7 +7,6 @@
 #[cfg(test)]
 mod cases {
     mod codes;
-    mod runtimes;
     mod streams;
     mod suites;
     mod world;

@@ -23,6 +23,9 @@ pub(crate) struct Flags {
     /// Labels of the container, key=value
     #[arg(long, value_name = "LABEL")]
     pub(super) label: Vec<String>,
+    /// The sandbox to run in
+    #[arg(long, value_name = "ID", default_value = "")]
+    pub(super) sandbox: String,
     /// The platform of the image to run
     #[arg(long, default_value_t = Platform::host())]
     pub(super) platform: Platform,

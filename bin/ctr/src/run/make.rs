@@ -68,7 +68,7 @@ impl Maker<'_> {
             created_at: now,
             updated_at: now,
             extensions: Default::default(),
-            sandbox: String::new(),
+            sandbox: self.flags.sandbox.clone(),
         })
     }
 

@@ -168,7 +168,7 @@ fn is_attached(to: &Entry, from: &Node, entries: &[Entry]) -> bool {
     let holds = match when {
         "usedat<1h" => hours < 1.0,
         "usedat>1h" => hours > 1.0,
-        _ => hours < 2.0 || hours > 9.0,
+        _ => !(2.0..=9.0).contains(&hours),
     };
     key == to.node.key && holds
 }
