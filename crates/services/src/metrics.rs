@@ -6,6 +6,8 @@
 //! ```
 //!
 //! The format is Prometheus' text exposition format, version 0.0.4.
+#![expect(clippy::cast_precision_loss, reason = "all values of the format are of this type")]
+
 mod process;
 mod v1;
 mod v2;
