@@ -44,7 +44,6 @@ pub(crate) fn grpc(
     let db = parts.db.clone();
     let scoped = move |scope: &Scope| db.scope(scope.clone());
     let streams = Streams::default();
-    let shims = parts.shims.clone();
     let mut routes = Routes::builder();
     routes
         .add_service(version::serve(Version {
@@ -93,9 +92,9 @@ pub(crate) fn grpc(
         ))
         .add_service(mounts::serve(with(&scoped, managed), limits))
         .add_service(tasks::serve(
-            move |scope: &Scope| {
-                let scoped = scoped(scope);
-                Ok(shims.tasks(scope, scoped.containers(), scoped.mounts()))
+            {
+                let parts = parts.clone();
+                move |scope: &Scope| Ok(parts.tasks(scope, &scoped(scope)))
             },
             limits,
         ));
