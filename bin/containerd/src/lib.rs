@@ -23,6 +23,7 @@
 
 mod config;
 mod daemon;
+mod deprecations;
 mod identity;
 mod listeners;
 mod notify;
