@@ -2,6 +2,7 @@
 //! The scenarios: claims, played on the distribution's containerd first and then on ours.
 
 mod codes;
+mod configs;
 mod content;
 mod daemon;
 mod docker;
