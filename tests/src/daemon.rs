@@ -194,6 +194,16 @@ impl Daemon {
         ended.map_err(|failure| failure.with_section("its log", &self.log()))
     }
 
+    /// Starts another make of it on the same root, state and sockets, after it was ended.
+    pub fn hand_over(&mut self, parts: Parts) -> Outcome {
+        self.programs = Programs::find(parts, Profile::Dev)?;
+        self.parts = parts;
+        fs_err::remove_dir_all(self.home().join("bin"))?;
+        fs_err::remove_dir_all(self.home().join("tmp"))?;
+        self.furnish(Profile::Dev)?;
+        self.restart()
+    }
+
     /// Starts it again on the same root and state, after it was ended.
     pub fn restart(&mut self) -> Outcome {
         if self.child.is_some() {

@@ -118,6 +118,11 @@ impl KnobRegistry {
         Ok(format!("{}/{name_and_tag}", self.address))
     }
 
+    /// `127.0.0.1:<port>`: where it is.
+    pub fn host(&self) -> String {
+        self.address.to_string()
+    }
+
     /// Makes a part of it go wrong from now on.
     pub fn fault(&self, part: Part, fault: Fault) {
         locked(&self.shelf.faults).push((part, fault));
@@ -168,7 +173,7 @@ fn serve(stream: &TcpStream, address: SocketAddr, shelf: &Shelf) -> Outcome {
     locked(&shelf.seen).push(Seen {
         method: request.method.clone(),
         path: request.path.clone(),
-        from: range(&request),
+        from: range(&request).map(|(first, _)| first),
         status: reply.status,
     });
     reply.send(stream, request.method == "HEAD", &shelf.closed)
@@ -259,10 +264,11 @@ fn challenge(auth: &Auth, address: SocketAddr, path: &str) -> Reply {
     reply
 }
 
-/// The first byte that a client wants, from `Range: bytes=<first>-`.
-fn range(request: &Request) -> Option<u64> {
+/// The first byte that a client wants, and the last if it says so, from `Range: bytes=<first>-<last>`.
+fn range(request: &Request) -> Option<(u64, Option<u64>)> {
     let range = request.headers.first("range")?.strip_prefix("bytes=")?;
-    range.split('-').next()?.parse().ok()
+    let (first, last) = range.split_once('-')?;
+    Some((first.parse().ok()?, last.parse().ok()))
 }
 
 #[derive(Debug)]
@@ -283,7 +289,7 @@ impl Reply {
         Self::json(status, &json!({ "errors": [{ "code": code, "message": message }] }))
     }
 
-    fn blob(blob: Blob, from: Option<u64>, fault: Option<Fault>) -> Self {
+    fn blob(blob: Blob, range: Option<(u64, Option<u64>)>, fault: Option<Fault>) -> Self {
         let total = blob.bytes.len();
         let mut body = blob.bytes;
         if matches!(fault, Some(Fault::Corrupt)) {
@@ -291,10 +297,13 @@ impl Reply {
         }
         let mut headers =
             vec![("Content-Type", blob.media_type), ("Docker-Content-Digest", blob.digest)];
-        let Some(from) = from.map(|from| (from as usize).min(total)) else {
+        let Some((first, last)) = range else {
             return Self { status: 200, headers, body, fault };
         };
-        headers.push(("Content-Range", format!("bytes {from}-{}/{total}", total.max(1) - 1)));
+        let from = (first as usize).min(total);
+        let end = last.map_or(total, |last| (last as usize + 1).clamp(from, total));
+        headers.push(("Content-Range", format!("bytes {from}-{}/{total}", end.max(1) - 1)));
+        body.truncate(end);
         Self { status: 206, headers, body: body.split_off(from), fault }
     }
 

@@ -74,7 +74,7 @@ macro_rules! for_their_ctr {
 #[macro_export]
 macro_rules! for_our_shim {
     ($($name:ident),* $(,)?) => {
-        $($crate::plays!($name: go_ctr GO_CTR, ours OURS, our_shim OUR_SHIM);)*
+        $($crate::plays!($name: ours OURS, our_shim OUR_SHIM);)*
     };
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The scenarios: claims, played on the distribution's containerd first and then on ours.
 
+mod archives;
 mod codes;
 mod configs;
 mod content;
@@ -9,6 +10,7 @@ mod docker;
 mod events;
 mod faults;
 mod hostile;
+mod hosts;
 mod images;
 mod keeping;
 mod leases;
@@ -20,6 +22,7 @@ mod sandboxes;
 mod shims;
 mod snapshots;
 mod store;
+mod takeover;
 mod tasks;
 mod terminal;
 mod version;

@@ -24,8 +24,9 @@ only_ours!(
 fn live(world: &World, image: &str, id: &str) -> Outcome {
     let ctr = &world.ctr;
     ctr.ok(["run", "-d", "--null-io", image, id, "sleep", "1000"])?;
-    let exec_id = world.id("e");
-    ctr.ok(["tasks", "exec", "-d", "--exec-id", &exec_id, id, "sleep", "1000"])?;
+    let (exec_id, fifos) = (world.id("e"), world.daemon.home().join("tmp").display().to_string());
+    let exec = ["tasks", "exec", "-d", "--fifo-dir", &fifos, "--exec-id", &exec_id];
+    ctr.ok(exec.into_iter().chain([id, "sleep", "1000"]))?;
     ctr.ok(["tasks", "kill", "--signal", "KILL", id])?;
     ctr.wait_for_state(id, "STOPPED", Duration::from_secs(5))?;
     ctr.ok(["tasks", "rm", id]).map(drop)
@@ -110,7 +111,7 @@ fn much_output_takes_no_time_of_the_shim(world: &mut World) -> Outcome {
         let id = world.id(&format!("much{stream}"));
         let script = format!(
             "while [ ! -e /go ]; do sleep 0.05; done; \
-             dd if=/dev/zero bs=64k count=2048 2>/dev/null >&{stream}; touch /done; sleep 1000"
+             dd if=/dev/zero bs=64k count=2048 >&{stream} 2>/dev/null; touch /done; sleep 1000"
         );
         let mut client = world.ctr.command(["run", &image, &id, "sh", "-c", &script]);
         let mut client = client.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
@@ -162,7 +163,7 @@ fn a_shim_can_be_spoken_to_without_its_daemon(world: &mut World) -> Outcome {
         "exec", "-a", "--stdout", &fifo, "--spec", &spec, "-e", "WHO=me", "--cwd", "/tmp", "e",
     ])?;
     let said = said.ok()?;
-    ensure!(said.ends_with("me\n/tmp\n"), "{said}");
+    ensure!(said.contains("me\n/tmp\n") && said.contains("exec running with pid "), "{said}");
     let state: serde_json::Value = serde_json::from_str(&shim(&["state", "e"])?.ok()?)?;
     assert_eq!((&state["status"], &state["exit_status"]), (&"STOPPED".into(), &3.into()));
     assert_eq!(shim(&["delete", "e"])?.ok()?, "container deleted and returned exit status 3\n");

@@ -6,6 +6,7 @@
 //!             test    know that it works: what CI runs
 //!             tidy    the rules that no compiler knows
 //!             bench   figures beside those of the distribution's containerd
+//!             quotas  tests of project quotas, under a kernel that has them
 //!             ci      test and demo, and what else is installed that checks
 //! ```
 
@@ -13,6 +14,7 @@ mod bench;
 mod ci;
 mod demo;
 mod install;
+mod quotas;
 mod run;
 mod show;
 mod stop;
@@ -33,6 +35,7 @@ cargo xtask <task>
   tidy                 dependency table, file names, licence lines, lengths, forbidden words
   bench [--reference] [--rounds N]
                        memory, start, run and pull, beside the distribution's containerd
+  quotas               tests of project quotas, under a kernel that has them
   ci                   test, then demo, and cargo-deny, cargo-machete and typos if installed
 ";
 
@@ -57,6 +60,7 @@ fn task(words: &[&str]) -> Outcome {
         ["test"] => test::run(false),
         ["test", "--reference"] => test::run(true),
         ["tidy"] => tidy::run(),
+        ["quotas"] => quotas::run(),
         ["bench", options @ ..] => bench::run(options),
         ["ci"] => ci::run(),
         ["help" | "--help" | "-h"] => {

@@ -46,7 +46,11 @@ impl Tally {
 /// Runs it all; with `reference`, scenarios play only on the distribution's containerd.
 pub(crate) fn run(reference: bool) -> Outcome {
     show::chapter("packages");
-    install::packages(&["runc", "docker-registry", "busybox-static", "containerd", "docker.io"])?;
+    let tools = ["runc", "crun", "docker-registry", "busybox-static", "containerd"];
+    install::packages(&tools)?;
+    install::packages(&["docker.io", "skopeo"])?;
+    // Filesystems of all sorts, for the snapshotters.
+    install::packages(&["e2fsprogs", "xfsprogs", "btrfs-progs", "erofs-utils"])?;
     e2e::sweep();
     let steps = steps(reference);
     // Whatever a scenario that was killed could not clean up itself.

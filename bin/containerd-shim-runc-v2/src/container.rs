@@ -141,9 +141,9 @@ impl Handle {
             Ok(answer) => answer,
             Err(_elapsed) => {
                 warn!(id = self.id, "the runtime hangs, and is killed with the container");
-                self.process("")?.target.signal(signal)?;
+                let sent = self.process("")?.target.signal(signal);
                 self.runc.interrupt();
-                Ok(())
+                sent
             }
         }
     }
@@ -274,6 +274,7 @@ impl Owner {
             self.count();
             failpoint::reach("shim.start.begun")?;
             let called = self.handle.runc.start(&self.handle.id).await;
+            let called = called.or_else(Failure::unless_done);
             called.map_err(|failure| failure.named("OCI runtime start failed"))?;
         }
         failpoint::reach("shim.start.made")?;
@@ -321,6 +322,10 @@ impl Owner {
         self.init.allow(Action::Pause)?;
         self.init.enter(State::Pausing);
         if let Err(failure) = self.handle.runc.pause(&self.handle.id).await {
+            if failure.leaves_remains() {
+                // It may be paused nevertheless; if it is not, this says so and does nothing.
+                drop(self.handle.runc.resume(&self.handle.id).await);
+            }
             self.init.enter(State::Running);
             return Err(failure.named("OCI runtime pause failed"));
         }
@@ -333,6 +338,7 @@ impl Owner {
     async fn resume(&mut self) -> Result<()> {
         self.init.allow(Action::Resume)?;
         let called = self.handle.runc.resume(&self.handle.id).await;
+        let called = called.or_else(Failure::unless_done);
         called.map_err(|failure| failure.named("OCI runtime resume failed"))?;
         self.init.enter(State::Running);
         let resumed = TaskResumed { container_id: self.handle.id.clone() };
@@ -350,6 +356,8 @@ impl Owner {
     async fn exited(&mut self, exec_id: &str, exited: Exited) {
         // What happened has happened: at this place a shim can only be killed.
         drop(failpoint::reach("shim.exit.seen"));
+        // Why it has ended is told before that it has.
+        self.oom.tell(&self.handle.id, &self.context.publisher);
         if exec_id.is_empty() {
             if !self.ends_together {
                 self.kill_the_rest().await;
@@ -374,7 +382,6 @@ impl Owner {
         {
             warn!(error = %failure.plain(), "resuming exited container from paused state");
         }
-        self.oom.tell(&self.handle.id, &self.context.publisher);
         self.init.ended(exited.into());
         let (id, pid) = (self.handle.id.clone(), self.init.facts().pid);
         self.tell_exit(id, pid, exited.into());

@@ -104,6 +104,13 @@ impl Failure {
         if self.is_not_found() { Ok(()) } else { Err(self) }
     }
 
+    /// A success if runc says that it is so already: a call before was killed when it had done its
+    /// work.
+    pub(crate) fn unless_done(self) -> Result<(), Self> {
+        let done = ["cannot start an already running container", "container not paused"];
+        if done.iter().any(|text| self.mentions(text)) { Ok(()) } else { Err(self) }
+    }
+
     fn mentions(&self, text: &str) -> bool {
         let logged = self.logged.as_deref().unwrap_or_default();
         self.said.to_lowercase().contains(text) || logged.to_lowercase().contains(text)

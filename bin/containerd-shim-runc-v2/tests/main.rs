@@ -13,8 +13,10 @@ mod cases {
     mod driver;
     mod errors;
     mod groups;
+    mod growth;
     mod life;
     mod programs;
     mod runtimes;
     mod streams;
+    mod unified;
 }

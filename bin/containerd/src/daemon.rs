@@ -5,23 +5,18 @@
 //! claim root --> parts --> metadata --> shims (found in the background) --> listen --> serve
 //!                                                               signal --> answer what is open --> end
 //! ```
-use std::{
-    future::Future,
-    os::unix::fs::DirBuilderExt,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{future::Future, os::unix::fs::DirBuilderExt, path::Path, sync::Arc, time::Duration};
 
 use client::{Client, Under};
 use content::Store;
-use diff::{Differ, Processor, Walking};
+use diff::{Differ, Processor};
 use events::{Bus, Exchange};
 use images::Flights;
 use metadata::{Backends, Collector, Db, Options, Scoped, Sharing};
+use mount::Activator;
 use runtime::Shims;
 use serde::Deserialize;
-use services::introspection::Plugin;
+use services::{introspection::Plugin, transfer::Registries};
 use snapshots::Snapshotter;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -29,6 +24,8 @@ use types::{Context, Error, Platform, Result, Scope};
 
 use crate::{
     Config, deprecations,
+    differs::Differs,
+    distribution,
     identity::{claim, identity},
     listeners::{listen, listen_tcp},
     notify,
@@ -54,14 +51,13 @@ pub(crate) struct Parts {
     pub(crate) db: Db,
     pub(crate) exchange: Arc<Exchange>,
     pub(crate) shims: Arc<Shims>,
+    pub(crate) differs: Arc<Differs>,
     pub(crate) sandboxers: Arc<Sandboxers>,
     pub(crate) proxies: Arc<Proxies>,
-    /// Programs that turn layers into others.
-    pub(crate) processors: Vec<Processor>,
-    /// Where layers are mounted that cannot be written in place.
-    pub(crate) scratch: PathBuf,
     /// What is being unpacked, by whomever it was asked for.
     pub(crate) flights: Flights,
+    /// How registries are reached.
+    pub(crate) registries: Registries,
 }
 
 impl Daemon {
@@ -152,17 +148,41 @@ impl Daemon {
         snapshotters.extend(proxies.snapshotters.clone());
         let backends = Backends { content, snapshotters };
         let publisher = Some(exchange.clone() as _);
-        let options = Options { sharing: self.sharing()?, publisher, ..Options::default() };
+        // Where Go's containerd has it (`plugins/metadata/plugin.go`).
+        let take_over = Some(config.root.join(format!("{}.bolt", kinds::METADATA)).join("meta.db"));
+        let options =
+            Options { sharing: self.sharing()?, publisher, take_over, ..Options::default() };
         let path = config.root.join("io.containerd.metadata.v1.sqlite").join("meta.sqlite");
         let db = Db::open(path, backends, options).await.context(|| "metadata")?;
+        self.manage_mounts(&db).await;
         let shims = Shims::open(self.shims()?, exchange.clone())?;
         let scratch = if config.temp.as_os_str().is_empty() { &config.state } else { &config.temp };
         let scratch = scratch.join(format!("{}.walking", kinds::DIFFER));
         empty_directory(&scratch)?;
+        let differs = Arc::new(Differs::read(config, processors(config), scratch)?);
         let remote = proxies.sandboxers.clone();
         let sandboxers = Sandboxers::open(config, &db, &exchange, &shims, remote)?;
-        let (processors, flights) = (processors(config), Flights::default());
-        Ok(Parts { db, exchange, shims, sandboxers, proxies, processors, scratch, flights })
+        let flights = Flights::default();
+        let registries = distribution::registries(config)?;
+        Ok(Parts { db, exchange, shims, differs, sandboxers, proxies, flights, registries })
+    }
+
+    /// Mounts that were left are taken away before anything else can ask for them. What goes wrong
+    /// here is no reason not to serve the rest.
+    async fn manage_mounts(&self, db: &Db) {
+        let (config, uri) = (self.registry.config(), plugins::MOUNT_MANAGER);
+        if config.is_disabled(uri) {
+            return;
+        }
+        let handlers = self.registry.all::<dyn mount::Handler>();
+        let targets = config.state.join(uri).join("t");
+        let managed = match Activator::open(targets, [config.root.clone()], handlers) {
+            Ok(activator) => db.manage_mounts(Arc::new(activator)).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = managed {
+            tracing::error!(%error, "mounts that were left behind could not be taken away");
+        }
     }
 
     /// The metadata's policy keeps the name of Go's section.
@@ -317,7 +337,8 @@ impl Parts {
             containers: scoped.containers(),
             leases: scoped.leases(),
             namespaces: self.db.namespaces(),
-            tasks: self.shims.tasks(scope, scoped.containers()),
+            mounts: scoped.mounts(),
+            tasks: self.shims.tasks(scope, scoped.containers(), scoped.mounts()),
             events: self.exchange.clone() as Arc<dyn Bus>,
             under,
             flights: self.flights.clone(),
@@ -329,8 +350,7 @@ impl Parts {
         if let Some(differ) = self.proxies.differ(scoped.namespace()) {
             return differ;
         }
-        let walking = Walking::new(scoped.content(), self.scratch.clone());
-        Arc::new(walking.with_processors(self.processors.clone()))
+        self.differs.of(scoped)
     }
 }
 
@@ -377,6 +397,7 @@ fn processors(config: &Config) -> Vec<Processor> {
         path: it.path.clone(),
         args: it.args.clone(),
         env: it.env.clone(),
+        patience: None,
     };
     config.processors.iter().map(of).collect()
 }

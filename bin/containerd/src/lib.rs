@@ -24,6 +24,8 @@
 mod config;
 mod daemon;
 mod deprecations;
+mod differs;
+mod distribution;
 mod identity;
 mod listeners;
 mod notify;

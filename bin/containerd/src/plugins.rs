@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use content::{Local, Store};
 use events::Exchange;
-use serde::Deserialize;
-use snapshots::{Capability, Native, Options, Overlay, Snapshotter};
+use mount::{Erofs, Handler, Loop};
 use types::Result;
 
 use crate::registry::{Part, Registry};
+
+mod snapshotters;
 
 /// The types of containerd's plugins (containerd `plugins/types.go`).
 pub(crate) mod kinds {
@@ -19,23 +20,29 @@ pub(crate) mod kinds {
     pub(crate) const GC: &str = "io.containerd.gc.v1";
     pub(crate) const RUNTIME: &str = "io.containerd.runtime.v2";
     pub(crate) const DIFFER: &str = "io.containerd.differ.v1";
+    pub(crate) const SERVICE: &str = "io.containerd.service.v1";
     pub(crate) const LEASE: &str = "io.containerd.lease.v1";
+    pub(crate) const MOUNT_MANAGER: &str = "io.containerd.mount-manager.v1";
+    pub(crate) const MOUNT_HANDLER: &str = "io.containerd.mount-handler.v1";
     pub(crate) const TRANSFER: &str = "io.containerd.transfer.v1";
     pub(crate) const STREAMING: &str = "io.containerd.streaming.v1";
     pub(crate) const SANDBOX: &str = "io.containerd.sandbox.controller.v1";
     pub(crate) const POD_SANDBOX: &str = "io.containerd.podsandbox.controller.v1";
     pub(crate) const SANDBOX_STORE: &str = "io.containerd.sandbox.store.v1";
     pub(crate) const CONTAINER_MONITOR: &str = "io.containerd.monitor.container.v1";
-    pub(crate) const SERVICE: &str = "io.containerd.service.v1";
     pub(crate) const GRPC: &str = "io.containerd.grpc.v1";
     pub(crate) const TTRPC: &str = "io.containerd.ttrpc.v1";
 }
 
+/// The mount manager, which keeps its records in the metadata (containerd `plugins/mount/manager.go`).
+pub(crate) const MOUNT_MANAGER: &str = "io.containerd.mount-manager.v1.bolt";
+
 /// Adds the parts that every daemon has.
 pub(crate) fn add_defaults(registry: &mut Registry) {
     registry.add::<dyn Store>(kinds::CONTENT, "content", content);
-    registry.add::<dyn Snapshotter>(kinds::SNAPSHOTTER, "overlayfs", overlayfs);
-    registry.add::<dyn Snapshotter>(kinds::SNAPSHOTTER, "native", native);
+    snapshotters::add(registry);
+    registry.add::<dyn Handler>(kinds::MOUNT_HANDLER, "erofs", |_| Ok(Arc::new(Erofs)));
+    registry.add::<dyn Handler>(kinds::MOUNT_HANDLER, "loop", |_| Ok(Arc::new(Loop)));
     registry.add::<Exchange>(kinds::EVENT, "exchange", |_| Ok(Arc::new(Exchange::new())));
 }
 
@@ -45,9 +52,11 @@ pub(crate) const FIXED: &[(&str, &str)] = &[
     (kinds::METADATA, "bolt"),
     (kinds::GC, "scheduler"),
     (kinds::RUNTIME, "task"),
+    (kinds::DIFFER, "erofs"),
     (kinds::DIFFER, "walking"),
     (kinds::SERVICE, "diff-service"),
     (kinds::LEASE, "manager"),
+    (kinds::MOUNT_MANAGER, "bolt"),
     (kinds::TRANSFER, "local"),
     (kinds::STREAMING, "manager"),
     (kinds::SANDBOX, "shim"),
@@ -62,6 +71,7 @@ pub(crate) const FIXED: &[(&str, &str)] = &[
     (kinds::GRPC, "images"),
     (kinds::GRPC, "introspection"),
     (kinds::GRPC, "leases"),
+    (kinds::GRPC, "mounts"),
     (kinds::GRPC, "namespaces"),
     (kinds::GRPC, "sandbox-controllers"),
     (kinds::GRPC, "sandboxes"),
@@ -75,37 +85,4 @@ pub(crate) const FIXED: &[(&str, &str)] = &[
 
 fn content(part: &Part<'_>) -> Result<Arc<dyn Store>> {
     Ok(Arc::new(Local::open(part.root())?))
-}
-
-/// What the config may tell a snapshotter (containerd `plugins/snapshots/overlay/plugin`).
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct SnapshotterSection {
-    root_path: String,
-    upperdir_label: bool,
-    sync_remove: bool,
-    mount_options: Vec<String>,
-}
-
-impl SnapshotterSection {
-    fn root(&self, part: &Part<'_>) -> std::path::PathBuf {
-        if self.root_path.is_empty() { part.root() } else { part.root_at(&self.root_path) }
-    }
-}
-
-fn overlayfs(part: &Part<'_>) -> Result<Arc<dyn Snapshotter>> {
-    let section: SnapshotterSection = part.section()?;
-    let options = Options {
-        async_remove: !section.sync_remove,
-        upperdir_label: section.upperdir_label,
-        mount_options: section.mount_options.clone(),
-    };
-    let snapshotter = Overlay::open(section.root(part), options)?;
-    part.capabilities(snapshotter.capabilities().iter().copied().map(Capability::name));
-    Ok(Arc::new(snapshotter))
-}
-
-fn native(part: &Part<'_>) -> Result<Arc<dyn Snapshotter>> {
-    let section: SnapshotterSection = part.section()?;
-    Ok(Arc::new(Native::open(section.root(part))?))
 }

@@ -11,7 +11,7 @@ use futures_util::{FutureExt, future::BoxFuture};
 use services::{
     Limits, containers, content, diff, events, health, images,
     introspection::{self, Identity, Plugin},
-    leases, namespaces, sandboxers, sandboxes, snapshots,
+    leases, mounts, namespaces, sandboxers, sandboxes, snapshots,
     streaming::{self, Streams},
     tasks, transfer,
     version::{self, Version},
@@ -63,6 +63,7 @@ pub(crate) fn grpc(
                 move |scope: &Scope| Ok(parts.client(scope))
             },
             streams,
+            parts.registries.clone(),
             limits,
         ))
         .add_service(containers::serve(with(&scoped, |it| Ok(it.containers())), limits))
@@ -91,11 +92,20 @@ pub(crate) fn grpc(
             },
             limits,
         ))
+        .add_service(mounts::serve(with(&scoped, managed), limits))
         .add_service(tasks::serve(
-            move |scope: &Scope| Ok(shims.tasks(scope, scoped(scope).containers())),
+            move |scope: &Scope| {
+                let scoped = scoped(scope);
+                Ok(shims.tasks(scope, scoped.containers(), scoped.mounts()))
+            },
             limits,
         ));
     Rim { routes: routes.routes() }
+}
+
+/// The mounts of a scope, unless the config says that there is no manager.
+fn managed(scoped: &metadata::Scoped) -> Result<Arc<dyn mount::Manager>> {
+    scoped.mounts().ok_or_else(|| Error::unimplemented("mount manager"))
 }
 
 fn inspect(parts: &Parts) -> Arc<introspection::Inspect> {

@@ -8,7 +8,10 @@ use std::{
 
 use bytes::Bytes;
 use clap::Args;
-use registry::{Credential, Credentials, Identity, Options, Registry, Tls, standard};
+use registry::{
+    Credential, Credentials, Directories, DockerConfig, Heard, Host, Hosts, Identity, Listener,
+    Options, Proxies, Registry, Scheme, Tls,
+};
 use rustix::termios::{LocalModes, OptionalActions, isatty, tcgetattr, tcsetattr};
 use types::{Context as _, Error, Result};
 
@@ -28,6 +31,18 @@ pub(crate) struct Access {
     /// A refresh token for the registry's authorization server
     #[arg(long, value_name = "TOKEN", conflicts_with = "user")]
     refresh: Option<String>,
+    /// The folder that says where registries are, with a hosts.toml for each
+    #[arg(long, value_name = "DIR")]
+    hosts_dir: Option<String>,
+    /// Where Docker keeps credentials: its folder or its config.json
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["user", "refresh"])]
+    docker_config: Option<PathBuf>,
+    /// Print each request to the registry and its answer, without secrets
+    #[arg(long)]
+    http_dump: bool,
+    /// Accepted for scripts: times are part of --http-dump
+    #[arg(long, hide = true)]
+    http_trace: bool,
     /// An authority to trust, in PEM
     #[arg(long, value_name = "FILE")]
     tlscacert: Option<PathBuf>,
@@ -42,17 +57,51 @@ pub(crate) struct Access {
 impl Access {
     /// A client of the registry.
     pub(crate) fn registry(&self) -> Result<Registry> {
-        let hosts = standard(self.plain_http, self.tls()?);
-        let options = Options { hosts, ..Options::default() };
-        Ok(Registry::new(match self.credentials()? {
+        Ok(Registry::new(self.options(None)?))
+    }
+
+    /// How the registry is reached; `found` instead of where the folders say that it is.
+    pub(crate) fn options(&self, found: Option<Host>) -> Result<Options> {
+        let proxies = Proxies::new(|name| std::env::var(name).ok())?;
+        let hosts: Hosts = match found {
+            Some(host) => Arc::new(move |_| Ok(vec![host.clone()])),
+            None => self.directories(None)?.hosts(),
+        };
+        let listener = self.is_dumped().then(|| Arc::new(dump) as Listener);
+        let options = Options { hosts, proxies, listener, ..Options::default() };
+        Ok(match self.credentials()? {
             Some(credentials) => Options { credentials, ..options },
             None => options,
-        }))
+        })
+    }
+
+    /// Where registries are: as the folder says that was given, or the one that is `usual`.
+    pub(crate) fn directories(&self, usual: Option<&str>) -> Result<Directories> {
+        let folder = self.hosts_dir.as_deref().or(usual).unwrap_or_default();
+        Ok(Directories {
+            roots: Directories::split(folder),
+            default_scheme: self.plain_http.then_some(Scheme::Http),
+            tls: self.tls()?,
+        })
+    }
+
+    /// The folder on the daemon's side that says where registries are.
+    pub(crate) fn hosts_dir(&self) -> String {
+        self.hosts_dir.clone().unwrap_or_default()
+    }
+
+    /// Whether requests are printed.
+    pub(crate) fn is_dumped(&self) -> bool {
+        self.http_dump || self.http_trace
     }
 
     /// Who we are, to whoever asks the registry for us.
     pub(crate) fn credentials(&self) -> Result<Option<Arc<dyn Credentials>>> {
+        if let Some(path) = &self.docker_config {
+            return Ok(Some(Arc::new(DockerConfig::new(path))));
+        }
         let Some(credential) = self.credential()? else { return Ok(None) };
+        let credential = credential.from_source("the command line");
         Ok(Some(Arc::new(move |_: &str| Some(credential.clone()))))
     }
 
@@ -87,6 +136,10 @@ impl Access {
         };
         Ok(Some(Credential::new(name, password)))
     }
+}
+
+fn dump(heard: &Heard<'_>) {
+    eprint!("{}", heard.dump());
 }
 
 fn read(path: &Path) -> Result<Bytes> {

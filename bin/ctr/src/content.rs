@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `ctr content`.
+mod edit;
 mod objects;
 
 use ::content::{Expected, Info, Store};
@@ -31,6 +32,8 @@ pub(crate) enum Command {
         #[arg(required = true)]
         digests: Vec<Digest>,
     },
+    /// Edit a blob and store the outcome as another
+    Edit(edit::Edit),
     /// Fetch all content of an image into the store, without unpacking it
     Fetch(Box<images::Fetch>),
     /// Write an object of a registry to the standard output
@@ -63,6 +66,9 @@ pub(crate) enum Command {
         #[arg(required = true)]
         labels: Vec<String>,
     },
+    /// Let go of what is kept
+    #[command(subcommand)]
+    Prune(Prune),
     /// List blobs
     #[command(visible_alias = "ls")]
     List {
@@ -74,6 +80,12 @@ pub(crate) enum Command {
     },
 }
 
+#[derive(Debug, Subcommand)]
+pub(crate) enum Prune {
+    /// Take off the labels by which manifests keep their layers
+    References(edit::PruneReferences),
+}
+
 impl Command {
     pub(crate) async fn run(self, connection: &Connection) -> Result<()> {
         let store = async || connection.client().await.map(|client| client.content);
@@ -82,6 +94,8 @@ impl Command {
             Self::FetchObject(fetch) => fetch.run().await,
             Self::FetchBlob(fetch) => fetch.run().await,
             Self::PushObject(push) => push.run(connection).await,
+            Self::Edit(edit) => edit.run(&*store().await?).await,
+            Self::Prune(Prune::References(prune)) => prune.run(connection).await,
             Self::Active => active(&*store().await?).await,
             Self::Delete { digests } => delete(&*store().await?, &digests).await,
             Self::Get { digest } => get(&*store().await?, &digest).await,

@@ -1,9 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `ctr images`.
 mod check;
+mod convert;
+mod export;
+mod hosts;
+mod import;
 mod inspect;
 mod list;
 mod mount;
+mod package;
 mod pull;
 mod push;
 mod usage;
@@ -29,14 +34,24 @@ pub(crate) enum Command {
         /// Filters, such as name==x
         filters: Vec<String>,
     },
+    /// Make an image otherwise
+    Convert(convert::Convert),
+    /// Export images into an archive
+    Export(export::Export),
+    /// Import images from an archive
+    Import(Box<import::Import>),
     /// Mount the filesystem of an image
     Mount(mount::Attach),
     /// Unmount the filesystem of an image
     Unmount(mount::Detach),
+    /// Make an image of files
+    Package(Box<package::Package>),
     /// Fetch an image from a registry and make it ready to run
     Pull(Box<pull::Pull>),
     /// Send an image to a registry
     Push(Box<push::Push>),
+    /// Tell where an image would be fetched from, and what each host says to that
+    Hosts(Box<hosts::Ask>),
     /// Delete images
     #[command(visible_aliases = ["del", "remove", "rm"])]
     Delete {
@@ -89,10 +104,15 @@ impl Command {
         match self {
             Self::Check(check) => check.run(connection).await,
             Self::List { quiet, filters } => list::run(connection, quiet, filters).await,
+            Self::Convert(convert) => convert.run(connection).await,
+            Self::Export(export) => export.run(connection).await,
+            Self::Import(import) => import.run(connection).await,
             Self::Mount(attach) => attach.run(connection).await,
             Self::Unmount(detach) => detach.run(connection).await,
+            Self::Package(package) => package.run(connection).await,
             Self::Pull(pull) => pull.run(connection).await,
             Self::Push(push) => push.run(connection).await,
+            Self::Hosts(ask) => ask.run().await,
             Self::Delete { sync, names } => delete(connection, &names, sync).await,
             Self::Tag { force, source, targets, .. } => {
                 tag(connection, &source, targets, force).await

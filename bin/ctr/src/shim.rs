@@ -50,7 +50,7 @@ enum Command {
         exec_id: String,
     },
     /// Add a process to the container, and start it
-    Exec(Exec),
+    Exec(NewProcess),
     /// Start a container that was created
     Start {
         /// A process that was added, and not the container
@@ -68,7 +68,7 @@ enum Command {
 }
 
 #[derive(Debug, Args)]
-struct Exec {
+struct NewProcess {
     /// The named pipe for its input
     #[arg(long, value_name = "PATH", default_value = "", hide_default_value = true)]
     stdin: String,
@@ -211,7 +211,7 @@ fn shown(state: &pb::StateResponse) -> Value {
     ])
 }
 
-impl Exec {
+impl NewProcess {
     async fn run(self, peer: &Peer) -> Result<()> {
         let value = self.process(&fs::read(&self.spec)?)?;
         let carriers = if self.attach { self.carry()? } else { Vec::new() };

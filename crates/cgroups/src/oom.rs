@@ -53,12 +53,11 @@ impl OomWatch {
         if !self.dir.is_dir() {
             return Ok(OomReport { oom: false, gone: true });
         }
-        if !signalled {
-            return Ok(OomReport::default());
-        }
         if !self.unified {
-            return Ok(OomReport { oom: true, gone: false });
+            return Ok(OomReport { oom: signalled, gone: false });
         }
+        // The kernel counts at once, and tells of it when it finds the time: whoever looks because a
+        // process has ended is often faster.
         let Some(kills) = kills(&self.dir, true) else {
             return Ok(OomReport { oom: false, gone: true });
         };
@@ -116,4 +115,29 @@ fn watch_files(dir: &Path) -> io::Result<File> {
 
 fn is_empty(dir: &Path) -> bool {
     Table::read(dir, "cgroup.events").is_none_or(|table| table.get("populated") == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Files as the kernel has them in a cgroup of version 2 whose memory is controlled, which not
+    /// every host can show.
+    fn counted(dir: &Path, kills: u64) {
+        let text = format!("low 0\nhigh 0\nmax 7\noom {kills}\noom_kill {kills}\n");
+        fs::write(dir.join("memory.events"), text).unwrap();
+        fs::write(dir.join("cgroup.events"), "populated 1\nfrozen 0\n").unwrap();
+    }
+
+    #[test]
+    fn a_kill_is_found_before_the_kernel_has_told_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        counted(dir.path(), 1);
+        let mut watch = OomWatch::start(dir.path(), true).unwrap();
+        assert_eq!(watch.check().unwrap(), OomReport::default(), "it was killed before");
+        counted(dir.path(), 2);
+        drop(watch.drain());
+        assert!(watch.check().unwrap().oom);
+        assert!(!watch.check().unwrap().oom, "it was told already");
+    }
 }

@@ -7,6 +7,7 @@
 //! ```text
 //! pull:  registry --Fetch--> content --Differ--> snapshots --> image record
 //! push:  image --> content --Push--> registry
+//! import, export:  archive <--> content, image record
 //! run:   image --> snapshot --> container record --> task
 //! ```
 //!
@@ -17,8 +18,12 @@ use runtime::Tasks;
 use types::Result;
 
 mod container;
+mod convert;
 mod held;
 mod image;
+mod import;
+mod mounts;
+mod package;
 mod process;
 mod progress;
 mod pull;
@@ -29,6 +34,8 @@ mod stdio;
 
 pub use container::NewContainer;
 pub use held::Held;
+pub use import::Import;
+pub use package::{Files, Package};
 pub use process::{NewTask, Process};
 pub use progress::{Event, Progress, Silent};
 pub use pull::{Pull, Unpack};
@@ -56,6 +63,8 @@ pub struct Client {
     pub leases: Arc<dyn records::Leases>,
     /// Tenants.
     pub namespaces: Arc<dyn records::Records<records::Namespace>>,
+    /// Mounts that somebody looks after, where there is somebody.
+    pub mounts: Option<Arc<dyn mount::Manager>>,
     /// Running things.
     pub tasks: Arc<dyn Tasks>,
     /// What happens.

@@ -6,6 +6,7 @@
 // `cfg(test)` tells clippy that helpers are tests too.
 #[cfg(test)]
 mod cases {
+    mod archives;
     mod image;
     mod platforms;
     mod pulling;

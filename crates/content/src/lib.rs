@@ -193,6 +193,12 @@ pub trait Ingest: Send {
     /// The digest of what has been written so far, where the implementation knows it.
     fn digest(&self) -> Option<Digest>;
 
+    /// The digest of all that was accepted, where the implementation can know it. It may have to wait
+    /// for what is still being stored.
+    async fn settled(&mut self) -> Result<Option<Digest>> {
+        Ok(self.digest())
+    }
+
     /// Appends `data`. An implementation may answer before the data is stored, and then tells of a
     /// failure at the next call.
     ///

@@ -14,6 +14,7 @@ mod commit;
 mod layout;
 mod reader;
 mod sink;
+mod syncs;
 mod walk;
 mod writer;
 
@@ -34,6 +35,7 @@ use self::{
     claims::Claims,
     commit::Turns,
     layout::{Directory, Layout},
+    syncs::Syncs,
     writer::Writer,
 };
 use crate::{Expected, Info, Ingest, LabelStore, Reader, Status, Store, labels::Change};
@@ -52,6 +54,7 @@ struct Shared {
     labels: Option<Arc<dyn LabelStore>>,
     claims: Arc<Claims>,
     turns: Turns,
+    syncs: Syncs,
 }
 
 impl Local {
@@ -69,7 +72,13 @@ impl Local {
 
     fn assemble(root: PathBuf, labels: Option<Arc<dyn LabelStore>>) -> Result<Self> {
         let layout = Layout::open(root)?;
-        let shared = Shared { layout, labels, claims: Arc::default(), turns: Turns::default() };
+        let shared = Shared {
+            layout,
+            labels,
+            claims: Arc::default(),
+            turns: Turns::default(),
+            syncs: Syncs::default(),
+        };
         Ok(Self { shared: Arc::new(shared) })
     }
 

@@ -13,6 +13,8 @@ use flate2::bufread::MultiGzDecoder;
 use types::{Error, Kind};
 use zstd::stream::read::Decoder as ZstdDecoder;
 
+use crate::Packing;
+
 /// How much compressed data is read at a time.
 const BUFFER: usize = 128 * 1024;
 
@@ -123,6 +125,15 @@ impl Format {
             [0x50..=0x5f, 0x2a, 0x4d, 0x18, _, _, _, _, ..] => Self::Zstd,
             _ => Self::Plain,
         }
+    }
+}
+
+/// How a blob with these first bytes is packed.
+pub fn packing(head: &[u8]) -> Packing {
+    match Format::of(head) {
+        Format::Plain => Packing::Plain,
+        Format::Gzip => Packing::Gzip,
+        Format::Zstd => Packing::Zstd,
     }
 }
 

@@ -24,13 +24,18 @@
 //! # Ok(())
 //! # }
 //! ```
+mod activated;
 mod apply;
+mod arriving;
 mod compare;
 mod deflate;
+mod erofs;
 mod inflate;
 mod media;
 mod names;
+mod ordered;
 mod processor;
+mod repack;
 mod root;
 mod stream;
 #[cfg(feature = "suite")]
@@ -46,8 +51,13 @@ use mount::Mount;
 use types::{Any, Descriptor, Labels, Result};
 
 pub use apply::{Applied, Options, Target, Whiteouts, apply, apply_to_mounts};
+pub use arriving::Arriving;
 pub use compare::compare;
+pub use erofs::{EROFS_LAYER, Erofs};
+pub use inflate::packing;
+pub use ordered::Ordered;
 pub use processor::Processor;
+pub use repack::{Packing, Repacked, inflate, repack};
 pub use walking::Walking;
 
 /// The payload by which a differ is told that the mounts are of a snapshot which gets its parent only
@@ -95,6 +105,27 @@ pub trait Differ: Send + Sync + 'static {
         mounts: &[Mount],
         options: Apply,
     ) -> Result<Descriptor>;
+
+    /// Whether [`Differ::apply_arriving`] can be asked for.
+    fn takes_arriving(&self) -> bool {
+        false
+    }
+
+    /// Applies a layer while its bytes arrive, so that it need not be read from the store again. Whether
+    /// the blob is what it is called is for whoever stores it: what was applied is worth nothing before
+    /// that is known.
+    ///
+    /// Errors: as [`Differ::apply`]; `Unimplemented` where it cannot; `Cancelled` when the bytes stop
+    /// coming before their end.
+    async fn apply_arriving(
+        &self,
+        media_type: &str,
+        _source: Arriving,
+        _mounts: &[Mount],
+        _options: Apply,
+    ) -> Result<Descriptor> {
+        Err(types::Error::unimplemented(format!("applying {media_type} while it arrives")))
+    }
 
     /// Writes how `upper` differs from `lower` into a blob and describes it. The blob's label
     /// `containerd.io/uncompressed` names the uncompressed tar.

@@ -12,7 +12,11 @@ use std::{
 };
 
 use fs_err::File;
-use rustix::{fs::MemfdFlags, process::Signal};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fs::MemfdFlags,
+    process::Signal,
+};
 use sys::{Child, Command};
 use types::{Any, Context, Error, Kind, Result, media_types};
 
@@ -29,6 +33,9 @@ const MAX_STEPS: usize = 16;
 
 /// How long a program may take to end by itself when something has failed.
 const GRACE: Duration = Duration::from_millis(200);
+
+/// How long a program may write nothing, unless it says otherwise.
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// How much of what a program complains about is kept.
 const MAX_COMPLAINT: u64 = 64 * 1024;
@@ -48,6 +55,8 @@ pub struct Processor {
     pub args: Vec<String>,
     /// Variables for its environment, as `NAME=value`.
     pub env: Vec<String>,
+    /// How long it may be silent before it is taken for dead; none is a minute.
+    pub patience: Option<Duration>,
 }
 
 /// Plans how a layer becomes a tar archive: which programs it goes through, and whether what comes
@@ -119,6 +128,8 @@ impl Processor {
             complaint
         };
         let complaint = named("diff-errors").spawn_scoped(scope, listening)?;
+        let patience = self.patience.unwrap_or(PATIENCE);
+        let output = Patient { output, id: self.id.clone(), patience };
         Ok((Box::new(output), Running { child, complaint, id: self.id.clone(), is_stopped: false }))
     }
 
@@ -128,6 +139,27 @@ impl Processor {
         variables
             .fold(command, |command, (name, value)| command.env(name, value))
             .env(MEDIA_TYPE_VARIABLE, media_type)
+    }
+}
+
+/// What a program writes, as long as it does.
+struct Patient {
+    output: io::PipeReader,
+    id: String,
+    patience: Duration,
+}
+
+impl Read for Patient {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let Self { output, id, patience } = self;
+        let wait =
+            Timespec { tv_sec: patience.as_secs() as i64, tv_nsec: patience.subsec_nanos().into() };
+        let mut fds = [PollFd::new(output, PollFlags::IN)];
+        if poll(&mut fds, Some(&wait))? == 0 {
+            let text = format!("stream processor {id} wrote nothing for {patience:?}");
+            return Err(io::Error::other(Error::deadline(text)));
+        }
+        output.read(buffer)
     }
 }
 

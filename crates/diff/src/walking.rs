@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 use std::{
+    io,
     path::PathBuf,
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
@@ -8,13 +9,15 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use content::{Expected, Ingest, Store};
-use mount::Mount;
+use mount::{Manager, Mount};
 use tokio::{sync::mpsc, task};
 use tracing::{debug, warn};
 use types::{Context, Descriptor, Digest, Error, FieldMask, Result, labels, media_types};
 
 use crate::{
-    Apply, BEFORE_PARENT, Compare, Differ, NEEDS_PARENT, Options, Processor, apply_to_mounts,
+    Apply, Arriving, BEFORE_PARENT, Compare, Differ, NEEDS_PARENT, Options, Processor,
+    activated::Activated,
+    apply_to_mounts,
     compare::compare_mounts,
     deflate::Made,
     media::{self, Compression},
@@ -30,18 +33,57 @@ pub struct Walking {
     store: Arc<dyn Store>,
     scratch: PathBuf,
     processors: Vec<Processor>,
+    manager: Option<Arc<dyn Manager>>,
 }
 
 impl Walking {
     /// Reads and writes layers in `store`. What has to be mounted is mounted below `scratch`.
     pub fn new(store: Arc<dyn Store>, scratch: impl Into<PathBuf>) -> Self {
-        Self { store, scratch: scratch.into(), processors: Vec::new() }
+        Self { store, scratch: scratch.into(), processors: Vec::new(), manager: None }
     }
 
     /// Has programs turn layers of other media types into those that are known.
     pub fn with_processors(mut self, processors: Vec<Processor>) -> Self {
         self.processors = processors;
         self
+    }
+
+    /// Has mounts that are no system's performed by a manager.
+    pub fn with_mounts(mut self, manager: Option<Arc<dyn Manager>>) -> Self {
+        self.manager = manager;
+        self
+    }
+
+    /// Applies what `reader` yields, on a thread of its own.
+    async fn apply_read(
+        &self,
+        reader: impl io::Read + Send + 'static,
+        media_type: &str,
+        mounts: &[Mount],
+        options: Apply,
+    ) -> Result<Descriptor> {
+        let activated = Activated::of(self.manager.as_ref(), "diff-apply", mounts).await?;
+        let (media_type, mounts) = (media_type.to_owned(), activated.mounts.clone());
+        let before_parent = options.payloads.contains_key(BEFORE_PARENT);
+        let options = Options {
+            overlay_bind: before_parent,
+            scratch: self.scratch.clone(),
+            processors: self.processors.clone(),
+            payloads: options.payloads,
+            ..Options::default()
+        };
+        let applying =
+            task::spawn_blocking(move || apply_to_mounts(reader, &media_type, &mounts, &options));
+        let failed = |error| Error::caused(types::Kind::Internal, "apply", error);
+        let applied = applying.await.map_err(failed);
+        activated.undo().await;
+        let applied = applied??;
+        let mut described = Descriptor::new(media_types::LAYER, applied.digest, applied.size);
+        if before_parent {
+            let needs_parent = applied.needs_parent.to_string();
+            described.annotations.insert(NEEDS_PARENT.to_owned(), needs_parent);
+        }
+        Ok(described)
     }
 
     /// Compares, and writes the outcome through `ingest` while it is being made.
@@ -116,26 +158,24 @@ impl Differ for Walking {
         processor::plan(&descriptor.media_type, &self.processors)?;
         let reader = self.store.reader(&descriptor.digest).await;
         let reader = reader.context(|| "failed to get reader from content store")?.into_sync();
-        let (media_type, mounts) = (descriptor.media_type.clone(), mounts.to_vec());
-        let before_parent = options.payloads.contains_key(BEFORE_PARENT);
-        let options = Options {
-            overlay_bind: before_parent,
-            scratch: self.scratch.clone(),
-            processors: self.processors.clone(),
-            payloads: options.payloads,
-            ..Options::default()
-        };
-        let applying =
-            task::spawn_blocking(move || apply_to_mounts(reader, &media_type, &mounts, &options));
-        let failed = |error| Error::caused(types::Kind::Internal, "apply", error);
-        let applied = applying.await.map_err(failed)??;
+        let described = self.apply_read(reader, &descriptor.media_type, mounts, options).await?;
         debug!(digest = %descriptor.digest, size = descriptor.size, "diff applied");
-        let mut described = Descriptor::new(media_types::LAYER, applied.digest, applied.size);
-        if before_parent {
-            let needs_parent = applied.needs_parent.to_string();
-            described.annotations.insert(NEEDS_PARENT.to_owned(), needs_parent);
-        }
         Ok(described)
+    }
+
+    fn takes_arriving(&self) -> bool {
+        true
+    }
+
+    async fn apply_arriving(
+        &self,
+        media_type: &str,
+        source: Arriving,
+        mounts: &[Mount],
+        options: Apply,
+    ) -> Result<Descriptor> {
+        processor::plan(media_type, &self.processors)?;
+        self.apply_read(source, media_type, mounts, options).await
     }
 
     async fn compare(
@@ -148,7 +188,17 @@ impl Differ for Walking {
         let is_own = options.reference.is_empty();
         let reference = if is_own { unique_reference()? } else { options.reference };
         let epoch = options.source_date_epoch;
-        let job = Job { lower: lower.to_vec(), upper: upper.to_vec(), compression, epoch };
+        let manager = self.manager.as_ref();
+        let lower = Activated::of(manager, "diff-lower", lower).await?;
+        let upper = match Activated::of(manager, "diff-upper", upper).await {
+            Ok(upper) => upper,
+            Err(error) => {
+                lower.undo().await;
+                return Err(error);
+            }
+        };
+        let (old, new) = (lower.mounts.clone(), upper.mounts.clone());
+        let job = Job { lower: old, upper: new, compression, epoch };
         let made: Result<Made> = async {
             let ingest = self.store.writer(&reference, Expected::default()).await;
             let mut ingest = ingest.context(|| "failed to open writer")?;
@@ -160,6 +210,8 @@ impl Differ for Walking {
             Ok(made)
         }
         .await;
+        upper.undo().await;
+        lower.undo().await;
         if is_own
             && made.is_err()
             && let Err(error) = self.store.abort(&reference).await
@@ -173,10 +225,10 @@ impl Differ for Walking {
 }
 
 /// A name that no other ingest has: the time and something random.
-fn unique_reference() -> Result<String> {
+pub(crate) fn unique_reference() -> Result<String> {
     let mut random = [0; 8];
     rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
-        .map_err(std::io::Error::from)?;
+        .map_err(io::Error::from)?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Ok(format!("{}-{:016x}", now.as_nanos(), u64::from_le_bytes(random)))
 }

@@ -7,8 +7,10 @@ mod cases {
     mod archive;
     mod comparing;
     mod differ;
+    mod erofs;
     mod escapes;
     mod foreign;
+    mod hostile;
     mod overlays;
     mod random;
     mod tree;

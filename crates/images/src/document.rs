@@ -213,6 +213,24 @@ impl Shape {
     }
 }
 
+/// Writes a document as Go does, byte for byte: documents are named by their digests.
+///
+/// Go escapes what could be taken for HTML (`encoding/json`, `Marshal`). These characters are only
+/// found in texts, and so may be replaced wherever they are.
+pub(crate) fn to_json(document: &impl Serialize) -> Result<Vec<u8>> {
+    let text = serde_json::to_string(document)
+        .map_err(|error| Error::caused(Kind::Internal, "write JSON", error))?;
+    let pairs = [
+        ("<", "\\u003c"),
+        (">", "\\u003e"),
+        ("&", "\\u0026"),
+        ("\u{2028}", "\\u2028"),
+        ("\u{2029}", "\\u2029"),
+    ];
+    let text = pairs.into_iter().fold(text, |text, (plain, escaped)| text.replace(plain, escaped));
+    Ok(text.into_bytes())
+}
+
 fn json<T: DeserializeOwned>(data: &[u8]) -> Result<T> {
     serde_json::from_slice(data).map_err(|error| Error::caused(Kind::InvalidArgument, "", error))
 }

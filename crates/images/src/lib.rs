@@ -28,9 +28,11 @@
 //!
 //! It knows no registry and no transport: blobs come into the store by other ways.
 
+pub mod archive;
 mod chain;
 mod check;
 mod choose;
+mod convert;
 mod document;
 mod flights;
 pub mod labels;
@@ -42,6 +44,7 @@ mod usage;
 pub use chain::{chain_id, chain_ids};
 pub use check::{Check, check, is_unpacked};
 pub use choose::{Chosen, Selection, choose, config, platforms, select};
+pub use convert::{Convert, convert, repack};
 pub use document::{Config, Document, Index, MAX_SIZE, Manifest, RootFs, Run, read_config};
 pub use flights::{Flight, Flights};
 pub use media::{is_known_config, ref_key};

@@ -7,6 +7,8 @@
 //! one by one:   each layer is prepared over its parent, and so waits for it from the start
 //! side by side: each layer is prepared over nothing, and waits for its parent only to be committed
 //!               over it; one that turns out to need its parent's files is then done again
+//! in one pass:  side by side, and each layer is applied from the bytes that are on their way into the
+//!               store; once its blob is known to be what it is called, it is committed
 //! ```
 mod layer;
 mod plan;
@@ -15,7 +17,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use content::Store;
-use diff::Differ;
+use diff::{Arriving, Differ};
 use futures_util::future::join_all;
 use snapshots::{Capability, Snapshotter};
 use tokio::sync::{Semaphore, watch};
@@ -30,6 +32,16 @@ use crate::{Flights, labels};
 pub trait Layers: Send + Sync {
     /// Waits until the layer's blob is in the store.
     async fn arrive(&self, layer: &Layer) -> Result<()>;
+
+    /// Waits until the layer begins to come, and answers with its bytes; none when it is in the store
+    /// already, or will be without being seen on its way. Only who can take them at once asks: if they
+    /// are left, the layer still arrives.
+    async fn arriving(&self, _layer: &Layer) -> Option<Arriving> {
+        None
+    }
+
+    /// Hears whether anybody is going to ask for layers on their way.
+    fn looks(&self, _is_looking: bool) {}
 
     /// Hears that a layer is being unpacked.
     fn extracting(&self, _layer: &Layer) {}
@@ -84,8 +96,10 @@ impl Unpacker {
         let Some(top) = rootfs.top() else { return Ok(None) };
         if !self.is_unpacked(top).await? {
             if self.can_chain_later() && rootfs.layers.len() > 1 {
+                layers.looks(self.differ.takes_arriving());
                 self.side_by_side(rootfs, layers).await?;
             } else {
+                layers.looks(false);
                 self.one_by_one(rootfs, layers).await?;
             }
         }
@@ -130,12 +144,8 @@ impl Unpacker {
             let beneath = parent.replace(committed);
             let (turns, stop) = (&turns, &stop);
             async move {
-                let run = self.beside(layer, layers, turns, beneath);
-                let outcome = match stop.run_until_cancelled(layers.arrive(layer)).await {
-                    Some(Ok(())) => run.await,
-                    Some(Err(error)) => Err(error),
-                    None => Err(Error::cancelled(format!("layer {}", layer.diff_id))),
-                };
+                let way = Way { layers, turns, stop };
+                let outcome = self.beside(layer, &way, beneath).await;
                 match &outcome {
                     Ok(()) => drop(done.send_replace(true)),
                     Err(_) => stop.cancel(),
@@ -144,6 +154,24 @@ impl Unpacker {
             }
         });
         first_cause(join_all(runs).await)
+    }
+}
+
+/// How the layers of one image are unpacked beside each other.
+struct Way<'a> {
+    layers: &'a dyn Layers,
+    /// As many permits as layers may be applied at once.
+    turns: &'a Semaphore,
+    /// Ends everything when a layer has failed.
+    stop: &'a CancellationToken,
+}
+
+impl Way<'_> {
+    /// Waits for a layer's blob, unless another layer has failed.
+    async fn arrive(&self, layer: &Layer) -> Result<()> {
+        let stopped = || Err(Error::cancelled(format!("layer {}", layer.diff_id)));
+        let arrived = self.stop.run_until_cancelled(self.layers.arrive(layer)).await;
+        arrived.unwrap_or_else(stopped)
     }
 }
 

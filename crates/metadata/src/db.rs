@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The database itself: one writer, many readers, and what it tells.
+mod backup;
 mod checkpoint;
 mod column;
 mod fault;
@@ -11,8 +12,9 @@ mod touched;
 mod tx;
 mod writer;
 
+pub(crate) use backup::back_up;
 pub(crate) use column::{Digest, Json, Time, json};
-pub(crate) use fault::Outcome;
+pub(crate) use fault::{Fault, Outcome};
 pub(crate) use file::File;
 pub(crate) use readers::Readers;
 pub(crate) use signals::{Pressure, Signals};

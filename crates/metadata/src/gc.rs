@@ -28,7 +28,7 @@ mod sweep;
 mod turn;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
@@ -162,6 +162,8 @@ async fn once(db: &Db) -> Result<Found> {
         pressure.note_expiry(stats.expires);
         dirty.append(&mut pressure.dirty);
     }
+    // What somebody else unmounted is noticed by looking alone.
+    dirty.extend(db.shared.mounts.get().map(|_| Backend::Mounts));
     Ok(Found { stats, sweeps: ask(db, dirty), number })
 }
 
@@ -174,10 +176,17 @@ fn note(db: &Db, time: Duration) -> u32 {
     history.count
 }
 
+/// Asks for the sweeps of the `dirty` backends, and adds those that earlier collections asked for.
 fn ask(db: &Db, dirty: BTreeSet<Backend>) -> Vec<(Backend, Sweeping)> {
     let removals = &db.shared.turns.removals;
-    let ask = |backend: Backend| (backend.clone(), removals.ask(db, &backend));
-    dirty.into_iter().map(ask).collect()
+    let asked: BTreeMap<Backend, Sweeping> = dirty
+        .into_iter()
+        .map(|backend| {
+            let sweeping = removals.ask(db, &backend);
+            (backend, sweeping)
+        })
+        .collect();
+    removals.pending().into_iter().chain(asked).collect::<BTreeMap<_, _>>().into_iter().collect()
 }
 
 /// A collection that failed leaves things as urgent as they were.
@@ -232,6 +241,7 @@ impl Backend {
         match self {
             Self::Content => "",
             Self::Snapshotter(name) => name,
+            Self::Mounts => "mounts",
         }
     }
 }

@@ -32,6 +32,8 @@ pub(crate) enum Thing {
     Snapshot(String, String),
     /// The name of a snapshot, by snapshotter, namespace and name: owned while it changes hands.
     Name(String, String, String),
+    /// An activation of mounts, by namespace and name: owned while it is made or undone.
+    Activation(String, String),
 }
 
 /// The things that are held.

@@ -11,6 +11,7 @@
 //!
 //! ```text
 //! scope(namespace, lease) --> containers images leases   -- records --.
+//!                         --> mounts -- records, Activator ----------+
 //!                         --> content, snapshotter(name) -- records --+--> meta.sqlite (one writer)
 //!                                     |                               |
 //!                                     v                            collect
@@ -45,6 +46,7 @@
 
 mod db;
 mod gc;
+mod go;
 mod holds;
 mod labels;
 mod scoped;
@@ -52,10 +54,17 @@ mod scoped;
 pub use gc::{Collector, Removed, Schedule, Stats};
 pub use scoped::Scoped;
 
-use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use ::content::Store;
 use ::events::Publisher;
+use ::mount::Activator;
 use ::records::{Namespace, Records};
 use ::snapshots::Snapshotter;
 use tokio::task::spawn_blocking;
@@ -88,11 +97,19 @@ pub struct Options {
     /// How long a collection waits for a backend to remove what is garbage. One that takes longer
     /// goes on by itself.
     pub patience: Duration,
+    /// Where Go's containerd kept its metadata in the same root. A new database takes over what it
+    /// finds there, so that the first collection does not take the backends' contents for garbage.
+    pub take_over: Option<PathBuf>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { sharing: Sharing::default(), publisher: None, patience: Duration::from_mins(1) }
+        Self {
+            sharing: Sharing::default(),
+            publisher: None,
+            patience: Duration::from_mins(1),
+            take_over: None,
+        }
     }
 }
 
@@ -119,6 +136,7 @@ struct Shared {
     backends: Backends,
     sharing: Sharing,
     turns: Turns,
+    mounts: OnceLock<Arc<Activator>>,
     patience: Duration,
 }
 
@@ -137,7 +155,15 @@ impl Db {
         options: Options,
     ) -> Result<Self> {
         let path = path.into();
-        let opened = spawn_blocking(move || File::open(&path)).await;
+        let take_over = options.take_over;
+        let opened = spawn_blocking(move || {
+            let (file, mut connection) = File::open(&path)?;
+            if let Some(go) = take_over {
+                go::take_over(&mut connection, &go)?;
+            }
+            Ok::<_, Error>((file, connection))
+        })
+        .await;
         let (file, connection) = opened.map_err(|e| Error::caused(Kind::Internal, "open", e))??;
         let signals = Arc::new(Signals::default());
         signals.pressure().dirty = backends.all().collect();
@@ -152,11 +178,21 @@ impl Db {
                 backends,
                 sharing: options.sharing,
                 turns: Turns::default(),
+                mounts: OnceLock::new(),
                 patience: options.patience,
             }),
         };
         scoped::recover(&db).await?;
         Ok(db)
+    }
+
+    /// Lets the database look after the mounts that `activator` performs, of which nobody else makes
+    /// any. What was mounted and is not known, or known and not mounted, is taken away first.
+    pub async fn manage_mounts(&self, activator: Arc<Activator>) -> Result<()> {
+        if self.shared.mounts.set(activator).is_err() {
+            return Err(Error::already_exists("mount manager"));
+        }
+        scoped::recover_mounts(self).await
     }
 
     /// All namespaces.
@@ -180,6 +216,15 @@ impl Db {
     /// who ask for it.
     pub async fn collect(&self) -> Result<Stats> {
         gc::collect(self).await
+    }
+
+    /// Copies the database as it is now into a new file at `path`, while readers and writers go on.
+    /// The copy can be opened in place of the original, over the same backends.
+    ///
+    /// Errors: `AlreadyExists` when there is such a file.
+    pub async fn back_up(&self, path: impl Into<PathBuf>) -> Result<()> {
+        let path = path.into();
+        self.read(move |connection| Ok(db::back_up(connection, &path)?)).await
     }
 
     /// Reads one state of the database, on a blocking thread.

@@ -5,6 +5,7 @@ mod content;
 mod extensions;
 mod images;
 mod leases;
+mod mounts;
 mod namespaces;
 mod sandboxes;
 mod snapshotter;
@@ -20,6 +21,7 @@ use types::{Result, Scope};
 use self::{content::Content, snapshotter::Snapshots, table::Table};
 use crate::Db;
 
+pub(crate) use mounts::{recover as recover_mounts, sweep as sweep_mounts};
 pub(crate) use namespaces::namespaces;
 pub(crate) use snapshotter::recover as recover_snapshotter;
 
@@ -69,6 +71,12 @@ impl Scoped {
     pub fn snapshotter(&self, name: &str) -> Option<Arc<dyn Snapshotter>> {
         let backend = Arc::clone(self.db.shared.backends.snapshotters.get(name)?);
         Some(Arc::new(Snapshots::new(self, name, backend)))
+    }
+
+    /// The namespace's mounts, if the database [manages](Db::manage_mounts) any.
+    pub fn mounts(&self) -> Option<Arc<dyn ::mount::Manager>> {
+        let activator = self.db.shared.mounts.get()?;
+        Some(Arc::new(mounts::Mounts::new(self, Arc::clone(activator))))
     }
 }
 

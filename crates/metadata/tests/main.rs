@@ -6,11 +6,13 @@
 // tests too.
 #[cfg(test)]
 mod cases {
+    mod backup;
     mod collecting;
     mod content;
     mod crash;
     mod events;
     mod leases;
+    mod mounts;
     mod pace;
     mod records;
     mod rescue;

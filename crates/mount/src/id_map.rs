@@ -92,6 +92,15 @@ fn attach(tree: &OwnedFd, target: &Path) -> Result<()> {
         .map_err(|error| failed("attach mount tree to", target, error))
 }
 
+/// Who an id inside is outside, by ranges `container:host:size,...`; `None` if no range has it.
+///
+/// Errors: `InvalidArgument` where the text is no ranges.
+pub fn host_id(ranges: &str, id: u32) -> Result<Option<u32>> {
+    let has = |range: &IdRange| id.checked_sub(range.container).filter(|&at| at < range.size);
+    let ranges = parse(ranges)?;
+    Ok(ranges.iter().find_map(|range| has(range).and_then(|at| range.host.checked_add(at))))
+}
+
 /// Reads `container:host:size[,...]`.
 fn parse(ranges: &str) -> Result<Vec<IdRange>> {
     ranges.split(',').map(parse_range).collect()
@@ -117,6 +126,15 @@ fn parse_range(range: &str) -> Result<IdRange> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_id_inside_is_another_outside() {
+        let map = "0:1000:2,2:5000:10";
+        assert_eq!(host_id(map, 0).unwrap(), Some(1000));
+        assert_eq!(host_id(map, 3).unwrap(), Some(5001));
+        assert_eq!(host_id(map, 12).unwrap(), None);
+        host_id("", 0).unwrap_err();
+    }
 
     #[test]
     fn ranges_are_read_in_order() {

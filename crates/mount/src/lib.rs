@@ -19,9 +19,14 @@
 //! # }
 //! ```
 //!
-//! Everything here blocks. Mounts happen in the mount namespace of the calling thread.
+//! Some mounts are no system's: images that need a loop device, templates that name what was mounted
+//! before. A [`Manager`] performs those and answers with what is left for the system; [`Activator`] is
+//! the part of it that touches the system.
+//!
+//! Everything but the [`Manager`] blocks. Mounts happen in the mount namespace of the calling thread.
 use std::fmt;
 
+mod activation;
 mod attach;
 mod external;
 mod failure;
@@ -30,10 +35,17 @@ pub mod mountinfo;
 mod options;
 mod overlay;
 mod read_only;
+#[cfg(feature = "suite")]
+pub mod suite;
 mod temporary;
 mod unmount;
 
+pub use activation::{
+    Activate, ActivationInfo, Activator, ActiveMount, Erofs, Handler, Loop, Manager, Performed,
+    Plan, Transformer,
+};
 pub use attach::{all, one};
+pub use id_map::host_id;
 pub use read_only::{read_only, without_volatile};
 pub use rustix::mount::UnmountFlags;
 pub use temporary::Temporary;

@@ -260,6 +260,32 @@ fn a_file_is_mounted_through_a_loop_device_that_goes_with_the_mount() {
     });
 }
 
+/// Since Linux 6.12; before, there is a loop device, and all else is the same.
+#[test]
+fn an_erofs_image_is_mounted_without_a_device() {
+    in_private(|root| {
+        let [source, target] = make_dirs(root, ["source", "target"]);
+        fs::write(source.join("file"), "kept").unwrap();
+        let file = root.join("image");
+        let mkfs = sys::Command::new("mkfs.erofs").args(["--quiet", text(&file), text(&source)]);
+        if mkfs.output().is_err() {
+            println!("skipped: there is no mkfs.erofs");
+            return;
+        }
+        one(&Mount { kind: "erofs".into(), ..loop_mount(&file, &["ro", "loop"]) }, &target)
+            .unwrap();
+        assert_eq!(fs::read_to_string(target.join("file")).unwrap(), "kept");
+        let entry = mountinfo::lookup(&target).unwrap();
+        assert_eq!(entry.kind, "erofs");
+        let source = PathBuf::from(entry.source);
+        if sys::loop_device::backing(&source).is_ok() {
+            println!("skipped: this kernel mounts erofs from devices only");
+        } else {
+            assert_eq!(source, file);
+        }
+    });
+}
+
 #[test]
 fn an_id_mapped_bind_mount_shifts_owners_even_when_read_only() {
     in_private(|root| {

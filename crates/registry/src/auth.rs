@@ -11,6 +11,7 @@
 //! What a host asked for is remembered per scheme, name and port, so that credentials and tokens can
 //! only ever be sent to whom they are for.
 mod challenge;
+mod docker;
 mod token;
 
 use std::{
@@ -25,6 +26,7 @@ use http::{HeaderMap, HeaderValue, Uri};
 use tokio::sync::OnceCell;
 use types::{Error, Kind, Result};
 
+pub use self::docker::DockerConfig;
 use self::{
     challenge::{Challenge, Scheme},
     token::{Issuer, Token},

@@ -34,6 +34,7 @@ mod host;
 mod limits;
 mod push;
 mod reference;
+mod referrers;
 mod refusal;
 mod request;
 mod resolve;
@@ -44,13 +45,13 @@ mod transport;
 use std::{fmt, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderValue, header};
-use types::{Context as _, Descriptor, Error, Result};
+use types::{Context as _, Descriptor, Digest, Error, Result};
 
 use crate::{
     auth::Authorizer, health::Health, limits::Limits, request::Repository, transport::Transport,
 };
 pub use crate::{
-    auth::{Credential, Credentials},
+    auth::{Credential, Credentials, DockerConfig},
     config::{Directories, Found},
     heard::{Heard, Listener},
     host::{Capabilities, Host, Hosts, Identity, Scheme, Tls, standard},
@@ -222,6 +223,20 @@ impl Registry {
     /// upload that broke can be begun anew with [`content::Ingest::truncate`] to 0.
     pub fn pusher(&self, reference: &Reference) -> Result<Arc<dyn content::Push>> {
         push::pusher(self.repository(reference)?)
+    }
+
+    /// Lists what refers to `subject` in the repository of `reference`: signatures, attestations and
+    /// the like, only those of `artifact_type` if one is given. None are no error.
+    ///
+    /// A registry that does not list them is asked for the tag under which clients do.
+    /// Errors: `NotFound` when no host may be asked.
+    pub async fn referrers(
+        &self,
+        reference: &Reference,
+        subject: &Digest,
+        artifact_type: Option<&str>,
+    ) -> Result<Vec<Descriptor>> {
+        referrers::list(&self.repository(reference)?, subject, artifact_type).await
     }
 
     fn repository(&self, reference: &Reference) -> Result<Repository> {

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+mod chunks;
+
 use std::{
     sync::Arc,
     time::{Duration, SystemTime},
@@ -7,12 +9,13 @@ use std::{
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use content::{Expected, Ingest, Push, Status};
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
 use types::{Descriptor, Digest, Error, Kind, Labels, Result, media_types};
 
+use self::chunks::{Chunks, Sent};
 use crate::{
-    Host, Shared, refusal,
+    Host, Shared, referrers, refusal,
     refusal::Failure,
     request::{Ask, Repository, Target},
     resolve::{CONTENT_DIGEST, MAX_MANIFEST},
@@ -24,6 +27,8 @@ use crate::{
 const DENIED: &str = "push access denied, repository does not exist or may require authorization: ";
 /// A blob up to this size is held until it is complete, and can then be sent again if need be.
 const SMALL: u64 = 256 << 10;
+/// The least that chunks may have (OCI distribution spec, "Pushing a blob in chunks").
+const CHUNK_MIN: &str = "oci-chunk-min-length";
 
 pub(crate) fn pusher(repository: Repository) -> Result<Arc<dyn Push>> {
     // Only the first host is pushed to: a push to another one would be a push to elsewhere.
@@ -32,9 +37,16 @@ pub(crate) fn pusher(repository: Repository) -> Result<Arc<dyn Push>> {
 }
 
 #[derive(Clone)]
-struct Pusher {
-    repository: Arc<Repository>,
+pub(crate) struct Pusher {
+    pub(crate) repository: Arc<Repository>,
     host: Host,
+}
+
+/// Where something may be put.
+struct Granted {
+    target: Target,
+    /// The least that chunks may have.
+    least: u64,
 }
 
 #[async_trait]
@@ -44,12 +56,13 @@ impl Push for Pusher {
         if self.has(descriptor).await? {
             return Err(known);
         }
-        let Some(target) = self.target(descriptor).await? else { return Err(known) };
+        let Some(granted) = self.target(descriptor).await? else { return Err(known) };
+        let phase = self.phase(descriptor, granted);
         Ok(Box::new(Upload {
             pusher: self.clone(),
             descriptor: descriptor.clone(),
             status: status(descriptor),
-            phase: phase(descriptor, target),
+            phase,
         }))
     }
 }
@@ -71,15 +84,25 @@ fn is_manifest(descriptor: &Descriptor) -> bool {
     media_types::is_manifest(kind) || media_types::is_index(kind)
 }
 
-fn phase(descriptor: &Descriptor, target: Target) -> Phase {
-    let limit = if is_manifest(descriptor) { MAX_MANIFEST } else { SMALL };
-    if descriptor.size <= limit {
-        return Phase::Holding { target, held: BytesMut::new() };
-    }
-    Phase::Ready { target }
-}
-
 impl Pusher {
+    /// How something is sent: at once if it is small, in chunks if registries are to have it so.
+    fn phase(&self, descriptor: &Descriptor, granted: Granted) -> Phase {
+        let Granted { target, least } = granted;
+        let wanted = self.shared().options.transfers.upload_chunk;
+        let chunk = wanted.max(least);
+        let limit = if is_manifest(descriptor) { MAX_MANIFEST } else { SMALL.max(wanted) };
+        let digest = &descriptor.digest;
+        if descriptor.size <= limit {
+            let target =
+                if is_manifest(descriptor) { target } else { with_digest(&target, digest) };
+            return Phase::Holding { target, held: BytesMut::new() };
+        }
+        if wanted == 0 {
+            return Phase::Ready { target: with_digest(&target, digest) };
+        }
+        Phase::Chunked(Chunks::new(target, chunk as usize))
+    }
+
     /// Whether the registry has it already, and under the tag if it is to have one.
     async fn has(&self, descriptor: &Descriptor) -> Result<bool> {
         let (kind, object) = self.place(descriptor);
@@ -115,10 +138,10 @@ impl Pusher {
     }
 
     /// Where to put it; `None` when the registry took it from another repository.
-    async fn target(&self, descriptor: &Descriptor) -> Result<Option<Target>> {
+    async fn target(&self, descriptor: &Descriptor) -> Result<Option<Granted>> {
         if is_manifest(descriptor) {
             let (kind, object) = self.place(descriptor);
-            return Ok(Some(self.path(&[kind, &object])));
+            return Ok(Some(Granted { target: self.path(&[kind, &object]), least: 0 }));
         }
         let answer = if let Some(mounted) = self.mount(descriptor).await? {
             mounted
@@ -130,7 +153,7 @@ impl Pusher {
         match answer.status {
             StatusCode::CREATED => Ok(None),
             StatusCode::OK | StatusCode::ACCEPTED | StatusCode::NO_CONTENT => {
-                location(&answer, &descriptor.digest).map(Some)
+                granted(&answer).map(Some)
             }
             _ => Err(refusal::unexpected(answer).await),
         }
@@ -156,11 +179,11 @@ impl Pusher {
         }
     }
 
-    fn path(&self, parts: &[&str]) -> Target {
+    pub(crate) fn path(&self, parts: &[&str]) -> Target {
         Target::Path(self.repository.path(&self.host, parts))
     }
 
-    fn ask(&self, method: Method, target: Target) -> Ask<'_> {
+    pub(crate) fn ask(&self, method: Method, target: Target) -> Ask<'_> {
         Ask {
             host: &self.host,
             method,
@@ -180,33 +203,52 @@ impl Pusher {
         Ok(ask)
     }
 
-    fn shared(&self) -> &Arc<Shared> {
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.repository.shared
     }
 }
 
-fn value(text: String) -> Result<HeaderValue> {
+pub(crate) fn value(text: String) -> Result<HeaderValue> {
     HeaderValue::try_from(&text).map_err(|error| Error::caused(Kind::InvalidArgument, text, error))
 }
 
-/// Where an upload that was granted goes, and what it will have to be.
-fn location(answer: &Answer, digest: &Digest) -> Result<Target> {
+/// Where an upload goes that was granted.
+fn granted(answer: &Answer) -> Result<Granted> {
     let location = answer.header(header::LOCATION).unwrap_or_default();
     if location.is_empty() {
         let what = format!("{}: no location for the upload in the answer", answer.url());
         return Err(Error::said(Kind::Unknown, what));
     }
-    let uri = join(&answer.uri, location)?.to_string();
+    let target = bare_location(&join(&answer.uri, location)?);
+    let least = answer.header(CHUNK_MIN).and_then(|text| text.parse().ok()).unwrap_or_default();
+    Ok(Granted { target, least })
+}
+
+fn bare_location(uri: &Uri) -> Target {
+    Target::Url(uri.to_string())
+}
+
+/// The same place, saying what an upload will have to be.
+fn with_digest(target: &Target, digest: &Digest) -> Target {
+    let (Target::Url(uri) | Target::Path(uri) | Target::Foreign(uri)) = target;
     let sign = if uri.contains('?') { '&' } else { '?' };
-    Ok(Target::Url(format!("{uri}{sign}digest={}", encode(digest.as_str()))))
+    let whole = format!("{uri}{sign}digest={}", encode(digest.as_str()));
+    match target {
+        Target::Path(_) => Target::Path(whole),
+        Target::Url(_) => Target::Url(whole),
+        Target::Foreign(_) => Target::Foreign(whole),
+    }
 }
 
 /// An upload under way.
 ///
 /// ```text
 ///  small: Holding --commit--> sent, and sent again if need be --> Over
-///  large: Ready --write--> Sending --commit--> Over
-///                             `-- broke --> Over --truncate(0)--> Ready
+///  large: Chunked --commit--> Over
+///            `-- the registry knows no chunks
+///                     v
+///         Ready --write--> Sending --commit--> Over
+///                             `-- broke --> Over --truncate(0)--> Chunked
 /// ```
 struct Upload {
     pusher: Pusher,
@@ -217,6 +259,7 @@ struct Upload {
 
 enum Phase {
     Holding { target: Target, held: BytesMut },
+    Chunked(Chunks),
     Ready { target: Target },
     Sending { pieces: mpsc::Sender<Bytes>, reply: Reply },
     Over,
@@ -264,18 +307,7 @@ impl Ingest for Upload {
         if length > total - self.status.offset {
             return Err(self.wrong_size(self.status.offset + length, total));
         }
-        self.begin();
-        match &mut self.phase {
-            Phase::Holding { held, .. } => held.extend_from_slice(&data),
-            Phase::Sending { pieces, .. } => {
-                let idle = self.pusher.shared().transport.timeouts().idle;
-                let sent = timeout(idle, pieces.send(data)).await;
-                if !matches!(sent, Ok(Ok(()))) {
-                    return Err(self.broke(idle).await);
-                }
-            }
-            Phase::Ready { .. } | Phase::Over => return Err(self.over()),
-        }
+        self.put(data).await?;
         self.status.offset += length;
         self.status.updated_at = SystemTime::now();
         Ok(())
@@ -290,10 +322,10 @@ impl Ingest for Upload {
             return Err(Error::unimplemented(format!("cannot truncate remote upload to {size}")));
         }
         self.phase = Phase::Over;
-        let target = self.pusher.target(&self.descriptor).await?;
+        let granted = self.pusher.target(&self.descriptor).await?;
         let known =
             || Error::already_exists(format!("content {} on remote", self.descriptor.digest));
-        self.phase = phase(&self.descriptor, target.ok_or_else(known)?);
+        self.phase = self.pusher.phase(&self.descriptor, granted.ok_or_else(known)?);
         self.status.offset = 0;
         Ok(())
     }
@@ -308,9 +340,18 @@ impl Ingest for Upload {
         if let Some(want) = expected.digest.filter(|want| *want != digest) {
             return Err(mismatch(&digest, &want));
         }
+        self.last_chunk().await?;
         let commit = self.pusher.shared().transport.timeouts().commit;
+        let mut manifest = Bytes::new();
         let answer = match std::mem::replace(&mut self.phase, Phase::Over) {
-            Phase::Holding { target, held } => self.send(&target, held.freeze()).await?,
+            Phase::Holding { target, held } => {
+                let held = held.freeze();
+                if is_manifest(&self.descriptor) {
+                    manifest = held.clone();
+                }
+                self.send(&target, held).await?
+            }
+            Phase::Chunked(chunks) => chunks.finish(&self.pusher, &digest).await?,
             Phase::Ready { target } => self.send(&target, Bytes::new()).await?,
             Phase::Sending { pieces, reply } => {
                 drop(pieces);
@@ -318,12 +359,64 @@ impl Ingest for Upload {
             }
             Phase::Over => return Err(self.over()),
         };
+        let is_listed = answer.headers.contains_key(referrers::SUBJECT);
         accepted(answer, &digest).await?;
+        if !is_listed {
+            referrers::list_by_tag(&self.pusher, &self.descriptor, &manifest).await?;
+        }
         Ok(digest)
     }
 }
 
 impl Upload {
+    /// Holds or sends the next piece.
+    async fn put(&mut self, data: Bytes) -> Result<()> {
+        if let Phase::Chunked(chunks) = &mut self.phase {
+            if !chunks.hold(&data) {
+                return Ok(());
+            }
+            return match chunks.send(&self.pusher).await? {
+                Sent::Taken => Ok(()),
+                Sent::Refused => self.without_chunks().await,
+            };
+        }
+        self.begin();
+        match &mut self.phase {
+            Phase::Holding { held, .. } => held.extend_from_slice(&data),
+            Phase::Sending { pieces, .. } => {
+                let idle = self.pusher.shared().transport.timeouts().idle;
+                let sent = timeout(idle, pieces.send(data)).await;
+                if !matches!(sent, Ok(Ok(()))) {
+                    return Err(self.broke(idle).await);
+                }
+            }
+            _ => return Err(self.over()),
+        }
+        Ok(())
+    }
+
+    /// Sends what of the last chunk is still held.
+    async fn last_chunk(&mut self) -> Result<()> {
+        let Phase::Chunked(chunks) = &mut self.phase else { return Ok(()) };
+        match chunks.send(&self.pusher).await? {
+            Sent::Taken => Ok(()),
+            Sent::Refused => self.without_chunks().await,
+        }
+    }
+
+    /// Begins anew with an upload in one piece, because the registry knows no other.
+    async fn without_chunks(&mut self) -> Result<()> {
+        let Phase::Chunked(chunks) = std::mem::replace(&mut self.phase, Phase::Over) else {
+            return Err(self.over());
+        };
+        let granted = self.pusher.target(&self.descriptor).await?;
+        let known =
+            || Error::already_exists(format!("content {} on remote", self.descriptor.digest));
+        let target = with_digest(&granted.ok_or_else(known)?.target, &self.descriptor.digest);
+        self.phase = Phase::Ready { target };
+        Box::pin(self.put(chunks.into_held())).await
+    }
+
     /// Begins to send, if what is to come is too much to hold.
     fn begin(&mut self) {
         let Phase::Ready { target } = &self.phase else { return };

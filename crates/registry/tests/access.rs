@@ -257,3 +257,29 @@ async fn a_redirect_cannot_ask_for_credentials_nor_show_its_secrets() {
     assert_eq!(error, want);
     assert_eq!(asked.load(Ordering::SeqCst), 0);
 }
+
+#[tokio::test]
+async fn a_header_that_is_ready_is_used_as_it_is() {
+    let fake = Fake::new(|seen| match seen.header("authorization") {
+        "Bearer given" => Reply::ok("hi"),
+        _ => Reply::new(401).header("www-authenticate", "Bearer realm=\"http://nowhere.test/\""),
+    });
+    let fake = fake.await;
+    let credentials = Arc::new(|_: &str| Some(registry::Credential::header("Bearer given")));
+    let registry = Registry::new(Options { credentials, ..options() });
+    fetch(&registry, &format!("{}/a:1", fake.host), &layer(b"hi"), 0).await.unwrap();
+    assert_eq!(fake.lines().len(), 2);
+}
+
+#[tokio::test]
+async fn a_registry_over_tls_gets_no_credentials_sent_in_plain_text() {
+    // The registry answers over TLS by way of Debian's, which names the realm that it is told to.
+    let sections = "auth:\n  token:\n    realm: http://tokens.example/token\n    service: r\n    \
+                    issuer: i\n    rootcertbundle: FOLDER/cert.pem\n";
+    let Some(docker) = crate::docker::docker_with(true, sections) else { return };
+    let name = reference(&format!("{}/a:1", docker.host));
+    let error = client_as("u", "p").resolve(&name).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::FailedPrecondition);
+    let want = "refusing to send credentials in plain text to http://tokens.example";
+    assert!(error.to_string().contains(want), "{error}");
+}

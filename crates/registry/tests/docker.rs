@@ -21,7 +21,7 @@ const REGISTRY: &str = "/usr/bin/docker-registry";
 /// A real registry. It ends with its owner.
 pub(crate) struct Docker {
     pub(crate) host: String,
-    folder: TempDir,
+    pub(crate) folder: TempDir,
     child: Child,
 }
 
@@ -33,6 +33,12 @@ impl Drop for Docker {
 }
 
 pub(crate) fn docker(tls: bool) -> Option<Docker> {
+    docker_with(tls, "")
+}
+
+/// A registry with further sections in its config, in which `FOLDER` is a folder of its own that
+/// has a certificate and its key.
+pub(crate) fn docker_with(tls: bool, sections: &str) -> Option<Docker> {
     if !Path::new(REGISTRY).exists() {
         eprintln!("SKIPPED: {REGISTRY} is not installed");
         return None;
@@ -42,13 +48,16 @@ pub(crate) fn docker(tls: bool) -> Option<Docker> {
     let host = format!("127.0.0.1:{port}");
     let path = folder.path().display();
     let mut secure = String::new();
-    if tls {
+    if tls || !sections.is_empty() {
         certificate(folder.path())?;
+    }
+    if tls {
         secure = format!("  tls: {{certificate: {path}/cert.pem, key: {path}/key.pem}}\n");
     }
     let config = format!(
         "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {path}/data}}}}\n\
-         http:\n  addr: {host}\n{secure}"
+         http:\n  addr: {host}\n{secure}{}",
+        sections.replace("FOLDER", &path.to_string())
     );
     let file = folder.path().join("config.yml");
     fs_err::write(&file, config).unwrap();
@@ -70,7 +79,7 @@ pub(crate) fn docker(tls: bool) -> Option<Docker> {
 /// A certificate for loopback, signed by itself.
 fn certificate(folder: &Path) -> Option<()> {
     let made = Command::new("openssl")
-        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"])
+        .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes"])
         .args(["-keyout", "key.pem", "-out", "cert.pem", "-days", "2", "-subj", "/CN=test"])
         .args(["-addext", "subjectAltName=IP:127.0.0.1"])
         .current_dir(folder)

@@ -2,6 +2,7 @@
 //! Registries of two sorts: one that does what a test says, and Debian's docker-registry.
 #![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
 mod access;
+mod chunks;
 mod docker;
 mod fake;
 mod faults;
@@ -9,7 +10,9 @@ mod mirrors;
 mod parts;
 mod proxies;
 mod pushing;
+mod referring;
 mod resolving;
+mod tokens;
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 use bytes::Bytes;
 use content::{Expected, Ingest};
-use registry::Registry;
+use registry::{Options, Registry, Transfers};
 use types::{Descriptor, Digest, Kind, Labels, Result, media_types};
 
 use crate::{
     bytes, client, client_as,
     fake::{Fake, Reply, Seen},
-    layer, reference,
+    layer, options, reference,
 };
 
 /// An empty registry that takes whatever it is given.
@@ -22,18 +22,33 @@ fn taking(seen: &Seen) -> Reply {
     }
 }
 
-async fn open(registry: &Registry, name: &str, what: &Descriptor) -> Result<Box<dyn Ingest>> {
+/// Sends large blobs in one piece.
+fn in_one_piece() -> Registry {
+    let transfers = Transfers { upload_chunk: 0, ..Transfers::default() };
+    Registry::new(Options { transfers, ..options() })
+}
+
+pub(crate) async fn open(
+    registry: &Registry,
+    name: &str,
+    what: &Descriptor,
+) -> Result<Box<dyn Ingest>> {
     registry.pusher(&reference(name))?.push(what).await
 }
 
-async fn write(ingest: &mut dyn Ingest, data: &[u8]) -> Result<()> {
+pub(crate) async fn write(ingest: &mut dyn Ingest, data: &[u8]) -> Result<()> {
     for chunk in data.chunks(50_000) {
         ingest.write(Bytes::copy_from_slice(chunk)).await?;
     }
     Ok(())
 }
 
-async fn push(registry: &Registry, name: &str, what: &Descriptor, data: &[u8]) -> Result<Digest> {
+pub(crate) async fn push(
+    registry: &Registry,
+    name: &str,
+    what: &Descriptor,
+    data: &[u8],
+) -> Result<Digest> {
     let mut ingest = open(registry, name, what).await?;
     write(&mut *ingest, data).await?;
     ingest.commit(Expected::from(what), Labels::new()).await
@@ -46,7 +61,7 @@ async fn a_blob_is_uploaded_to_where_the_registry_says() {
         let data = bytes(length);
         let what = layer(&data);
         let name = format!("{}/a/b:1", fake.host);
-        assert_eq!(push(&client(), &name, &what, &data).await.unwrap(), what.digest);
+        assert_eq!(push(&in_one_piece(), &name, &what, &data).await.unwrap(), what.digest);
         let put = fake.seen().pop().unwrap();
         let query = format!("_state=s&digest=sha256%3A{}", what.digest.hex());
         assert_eq!(put.line(), format!("PUT /v2/a/b/blobs/uploads/up?{query}"));
@@ -131,7 +146,7 @@ async fn an_upload_that_broke_can_be_begun_anew() {
     let fake = fake.await;
     let data = bytes(1_000_000);
     let what = layer(&data);
-    let mut ingest = open(&client(), &format!("{}/a:1", fake.host), &what).await.unwrap();
+    let mut ingest = open(&in_one_piece(), &format!("{}/a:1", fake.host), &what).await.unwrap();
     write(&mut *ingest, &data).await.unwrap();
     let error = ingest.commit(Expected::default(), Labels::new()).await.unwrap_err();
     assert!(error.to_string().contains("unexpected status from PUT request to http"), "{error}");
@@ -163,7 +178,7 @@ async fn a_registry_that_hangs_up_breaks_the_upload_off() {
     let fake = fake.await;
     let data = bytes(1_000_000);
     let what = layer(&data);
-    let mut ingest = open(&client(), &format!("{}/a:1", fake.host), &what).await.unwrap();
+    let mut ingest = open(&in_one_piece(), &format!("{}/a:1", fake.host), &what).await.unwrap();
     let host = fake.host.clone();
     drop(fake);
     let error = loop {

@@ -14,6 +14,7 @@ mod binary;
 mod bundle;
 mod info;
 mod log;
+mod rootfs;
 pub mod sandbox;
 mod shim;
 mod shims;

@@ -13,6 +13,7 @@ use api::containerd::{
 };
 use events::{Event, Publisher, Typed};
 use futures_util::future::BoxFuture;
+use mount::Manager;
 use records::{Container, Records};
 use tokio_util::task::TaskTracker;
 use types::{Any, Context, Error, Kind, Result, Scope};
@@ -21,6 +22,7 @@ use crate::{
     Endpoint, Exit, Tasks, binary,
     bundle::{Bundle, existing},
     log::Forwarding,
+    rootfs::Allowed,
     shim::{Shim, time},
     table::Table,
     tasks::Scoped,
@@ -45,6 +47,23 @@ pub struct Config {
     pub debug: bool,
     /// How long each thing may take.
     pub timeouts: Timeouts,
+}
+
+#[cfg(test)]
+impl Config {
+    /// A config whose directories are below `directory`.
+    pub(crate) fn for_tests(directory: &std::path::Path) -> Self {
+        Self {
+            root: directory.join("root"),
+            state: directory.join("state"),
+            address: String::new(),
+            ttrpc_address: String::new(),
+            publish_binary: PathBuf::new(),
+            beside: None,
+            debug: false,
+            timeouts: Timeouts::default(),
+        }
+    }
 }
 
 /// How long what leaves the process may take. The names are those of the config's table `timeouts`,
@@ -86,6 +105,7 @@ pub struct Shims {
     /// Owns the task that watches each shim.
     pub(crate) watchers: TaskTracker,
     sandboxes: OnceLock<Box<FindSandbox>>,
+    pub(crate) allowed: Allowed,
 }
 
 /// Finds where the tasks of a sandbox are served, by its namespace and its id.
@@ -97,7 +117,8 @@ impl Shims {
     pub fn open(config: Config, publisher: Arc<dyn Publisher>) -> Result<Arc<Self>> {
         let table = Arc::new(Table::default());
         let (watchers, sandboxes) = (TaskTracker::new(), OnceLock::new());
-        let shims = Arc::new(Self { config, table, publisher, watchers, sandboxes });
+        let allowed = Allowed::default();
+        let shims = Arc::new(Self { config, table, publisher, watchers, sandboxes, allowed });
         for bundle in existing(&shims.config.root, &shims.config.state) {
             let reservation = shims.table.load(&bundle.namespace, &bundle.id)?;
             let shims = shims.clone();
@@ -115,13 +136,15 @@ impl Shims {
         Ok(shims)
     }
 
-    /// The tasks of one namespace, made from `containers`.
+    /// The tasks of one namespace, made from `containers`. What shims cannot mount `mounts` does, if
+    /// there is one.
     pub fn tasks(
         self: &Arc<Self>,
         scope: &Scope,
         containers: Arc<dyn Records<Container>>,
+        mounts: Option<Arc<dyn Manager>>,
     ) -> Arc<dyn Tasks> {
-        Arc::new(Scoped::new(self.clone(), scope.namespace().to_owned(), containers))
+        Arc::new(Scoped::new(self.clone(), scope.namespace().to_owned(), containers, mounts))
     }
 
     /// Lets containers be made in the sandboxes that `find` finds. It is said once.

@@ -5,7 +5,7 @@ use std::{borrow::Cow, sync::Arc, time::Duration, time::SystemTime};
 use api::containerd::task::v3 as pb;
 use async_trait::async_trait;
 use futures_util::future::join_all;
-use mount::Mount;
+use mount::{Manager, Mount};
 use records::{Container, Records};
 use types::{Any, Context, Descriptor, Error, Fields, Filters, Kind, Labels, Result};
 
@@ -13,6 +13,7 @@ use crate::{
     Create, Endpoint, Exec, Exit, Metric, Pid, Process, Stdio, Tasks, binary,
     bundle::Bundle,
     log::Forwarding,
+    rootfs::{self, Activation},
     shim::{Shim, process, time},
     shims::Shims,
     table::{Phase, missing},
@@ -22,6 +23,7 @@ pub(crate) struct Scoped {
     shims: Arc<Shims>,
     namespace: String,
     containers: Arc<dyn Records<Container>>,
+    mounts: Option<Arc<dyn Manager>>,
 }
 
 impl Scoped {
@@ -29,8 +31,9 @@ impl Scoped {
         shims: Arc<Shims>,
         namespace: String,
         containers: Arc<dyn Records<Container>>,
+        mounts: Option<Arc<dyn Manager>>,
     ) -> Self {
-        Self { shims, namespace, containers }
+        Self { shims, namespace, containers, mounts }
     }
 
     /// The shim of a task. That there is no container is the better reason where both are missing.
@@ -83,7 +86,7 @@ impl Scoped {
         &self,
         bundle: &Bundle,
         container: &Container,
-        create: Create,
+        mut create: Create,
     ) -> Result<(u32, Shim, Forwarding)> {
         let runtime = match create.runtime_path.as_str() {
             "" => &container.runtime.name,
@@ -104,14 +107,52 @@ impl Scoped {
                 return Err(error.context("failed to start shim"));
             }
         };
-        let request = create_request(bundle, create.clone(), given.or(options));
+        let options = given.or(options).cloned();
+        let mounts = std::mem::take(&mut create.rootfs);
+        let activation = match self.activate(bundle, runtime, &shim, mounts).await {
+            Ok(activation) => activation,
+            Err(error) => {
+                self.undo(&shim).await;
+                return Err(error);
+            }
+        };
+        let Activation { rootfs, is_own } = activation;
+        let create = Create { rootfs, ..create };
+        let request = create_request(bundle, create, options.as_ref());
         let patience = self.shims.config.timeouts.call;
         match shim.call::<_, pb::CreateTaskResponse>("Create", &request, patience).await {
             Ok(made) => Ok((made.pid, shim, log)),
             Err(error) => {
                 self.undo(&shim).await;
+                if is_own {
+                    self.deactivate(&bundle.id).await;
+                }
                 Err(error.context("failed to create shim task"))
             }
+        }
+    }
+
+    /// Performs what the shim leaves to us of a root filesystem.
+    async fn activate(
+        &self,
+        bundle: &Bundle,
+        runtime: &str,
+        shim: &Shim,
+        rootfs: Vec<Mount>,
+    ) -> Result<Activation> {
+        match &self.mounts {
+            Some(manager) if !rootfs.is_empty() => {
+                let config = &self.shims.config;
+                let allowed = self.shims.allowed.of(config, runtime, &shim.program).await;
+                rootfs::activate(&**manager, &bundle.id, rootfs, allowed).await
+            }
+            _ => Ok(Activation { rootfs, is_own: false }),
+        }
+    }
+
+    async fn deactivate(&self, id: &str) {
+        if let Some(manager) = &self.mounts {
+            rootfs::deactivate(&**manager, id).await;
         }
     }
 
@@ -253,6 +294,7 @@ impl Tasks for Scoped {
             }
             Err(error) if error.is_not_found() || shim.is_closed() => {
                 let exit = self.shims.clean(&shim.bundle, Some(shim.program.clone())).await;
+                self.deactivate(id).await;
                 deleting.done(exit);
                 return Ok(exit);
             }
@@ -265,6 +307,7 @@ impl Tasks for Scoped {
             Ok(())
         })
         .await?;
+        self.deactivate(id).await;
         deleting.done(exit);
         Ok(exit)
     }

@@ -23,6 +23,7 @@ pub mod health;
 pub mod images;
 pub mod introspection;
 pub mod leases;
+pub mod mounts;
 pub mod namespaces;
 pub mod sandboxers;
 pub mod sandboxes;

@@ -7,7 +7,8 @@ use tonic::transport::{Channel, Endpoint};
 use types::{Error, Result, Scope};
 
 use crate::{
-    call::peer, containers, content, diff, events, images, leases, namespaces, snapshots, tasks,
+    call::peer, containers, content, diff, events, images, leases, mounts, namespaces, snapshots,
+    tasks,
 };
 
 /// How long a connection may take that is made on demand.
@@ -62,6 +63,7 @@ pub fn connect(channel: &Channel, scope: &Scope) -> Result<Client> {
         leases: leases::connect(peer.clone()),
         namespaces: namespaces::connect(peer.clone()),
         events: events::connect(peer.clone()),
+        mounts: Some(mounts::connect(peer.clone())),
         tasks: tasks::connect(peer),
         under,
         flights: ::images::Flights::default(),

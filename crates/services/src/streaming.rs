@@ -7,6 +7,8 @@
 //! ```text
 //! client --Stream: StreamInit{id}--> Streams --take(namespace, id)--> the call that names it
 //! ```
+pub(crate) mod window;
+
 use std::{
     collections::{HashMap, hash_map::Entry},
     sync::{Arc, Mutex, PoisonError},
@@ -90,6 +92,17 @@ impl Streams {
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(String, String), Stream>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Two ends of a stream without a wire between them.
+#[cfg(test)]
+pub(crate) fn pair() -> (Stream, Stream) {
+    let (there, incoming) = mpsc::channel(DEPTH);
+    let (here, answers) = mpsc::channel(DEPTH);
+    (
+        Stream { incoming, outgoing: Outgoing::Requests(here) },
+        Stream { incoming: answers, outgoing: Outgoing::Requests(there) },
+    )
 }
 
 /// Serves `streams`.

@@ -5,11 +5,17 @@
 //! OCIRegistry --> ImageStore    pull, with unpack
 //! ImageStore  --> OCIRegistry   push
 //! ImageStore  --> ImageStore    tag
+//!
+//! ImageImportStream --> ImageStore         import, with unpack
+//! ImageStore        --> ImageExportStream  export
+//! ImageImportStream --> ImageExportStream  nothing but a way through
 //! ```
 //!
 //! What a client has to hear or to say meanwhile goes over streams that it has opened before:
 //! progress, and who it is to a registry.
+mod archive;
 mod client;
+mod logs;
 mod progress;
 mod source;
 
@@ -19,30 +25,36 @@ use ::client::{Client, Progress, Pull, Push, Silent, Unpack};
 use ::records::Image;
 use api::containerd::{
     services::transfer::v1 as pb,
-    types::transfer::{ImageStore, OciRegistry},
+    types::transfer::{ImageExportStream, ImageImportStream, ImageStore, OciRegistry},
 };
 use pb::transfer_server::{Transfer, TransferServer};
 use prost::Name;
 use tonic::{Request, Response};
 use types::{Context, Error, Platform, Result, Scope};
 
-pub use client::{Fetched, fetch};
+pub use client::{Fetched, Imported, export, fetch, import};
 
 use crate::call::{Limits, Reply, detached, limited, open, status};
 use crate::convert::{FromWire, present};
-use crate::streaming::Streams;
+use crate::streaming::{Stream, Streams};
 use progress::Reporter;
+pub use source::Registries;
 use source::Source;
 
 /// The snapshotter where none is named (containerd `defaults/defaults_unix.go`).
 const SNAPSHOTTER: &str = "overlayfs";
 
 /// Serves transfers between what `find` finds for a scope and the world.
-pub fn serve<F>(find: F, streams: Streams, limits: Limits) -> TransferServer<Server<F>>
+pub fn serve<F>(
+    find: F,
+    streams: Streams,
+    registries: Registries,
+    limits: Limits,
+) -> TransferServer<Server<F>>
 where
     F: Fn(&Scope) -> Result<Client> + Send + Sync + 'static,
 {
-    limited!(TransferServer::new(Server { find, streams }), limits)
+    limited!(TransferServer::new(Server { find, streams, registries }), limits)
 }
 
 /// Puts transfers on the wire.
@@ -50,6 +62,7 @@ where
 pub struct Server<F> {
     find: F,
     streams: Streams,
+    registries: Registries,
 }
 
 #[tonic::async_trait]
@@ -70,9 +83,9 @@ where
             Some(reporter) => Arc::new(reporter.clone()),
             None => Arc::new(Silent),
         };
-        let source = plan.source(&scope, &self.streams).map_err(status)?;
+        let ends = plan.ends(&scope, &self.streams, &self.registries).map_err(status)?;
         let done = detached(async move {
-            let outcome = plan.run(&client, source, progress).await;
+            let outcome = plan.run(&client, ends, progress).await;
             if let Some(reporter) = reporter {
                 reporter.finish().await;
             }
@@ -87,6 +100,17 @@ enum Plan {
     Pull { from: OciRegistry, to: ImageStore },
     Push { from: ImageStore, to: OciRegistry },
     Tag { from: ImageStore, to: ImageStore },
+    Import { from: ImageImportStream, to: ImageStore },
+    Export { from: ImageStore, to: ImageExportStream },
+    Echo { from: ImageImportStream, to: ImageExportStream },
+}
+
+/// What a transfer reaches beside the store.
+enum Ends {
+    Registry(Source),
+    One(Stream),
+    Both(Stream, Stream),
+    None,
 }
 
 impl Plan {
@@ -95,6 +119,8 @@ impl Plan {
         let destination = present(request.destination.as_ref(), "destination")?;
         let kind = |any: &prost_types::Any| any.type_url.rsplit('/').next().map(str::to_owned);
         let (registry, store) = (Some(OciRegistry::full_name()), Some(ImageStore::full_name()));
+        let import = Some(ImageImportStream::full_name());
+        let export = Some(ImageExportStream::full_name());
         match (kind(source), kind(destination)) {
             (from, to) if from == registry && to == store => {
                 Ok(Self::Pull { from: unpack(source)?, to: unpack(destination)? })
@@ -105,6 +131,15 @@ impl Plan {
             (from, to) if from == store && to == store => {
                 Ok(Self::Tag { from: unpack(source)?, to: unpack(destination)? })
             }
+            (from, to) if from == import && to == store => {
+                Ok(Self::Import { from: unpack(source)?, to: unpack(destination)? })
+            }
+            (from, to) if from == store && to == export => {
+                Ok(Self::Export { from: unpack(source)?, to: unpack(destination)? })
+            }
+            (from, to) if from == import && to == export => {
+                Ok(Self::Echo { from: unpack(source)?, to: unpack(destination)? })
+            }
             _ => Err(Error::unimplemented(format!(
                 "method Transfer not implemented for {} to {}",
                 source.type_url, destination.type_url
@@ -112,27 +147,33 @@ impl Plan {
         }
     }
 
-    /// The registry that takes part, if one does.
-    fn source(&self, scope: &Scope, streams: &Streams) -> Result<Option<Source>> {
+    /// The registry or the streams that take part.
+    fn ends(&self, scope: &Scope, streams: &Streams, registries: &Registries) -> Result<Ends> {
+        let take = |id: &str| streams.take(scope.namespace(), id);
         match self {
             Self::Pull { from: registry, .. } | Self::Push { to: registry, .. } => {
-                Source::new(registry, scope, streams).map(Some)
+                Source::new(registry, scope, streams, registries).map(Ends::Registry)
             }
-            Self::Tag { .. } => Ok(None),
+            Self::Import { from, .. } => Ok(Ends::One(take(&from.stream)?)),
+            Self::Export { to, .. } => Ok(Ends::One(take(&to.stream)?)),
+            Self::Echo { from, to } => Ok(Ends::Both(take(&from.stream)?, take(&to.stream)?)),
+            Self::Tag { .. } => Ok(Ends::None),
         }
     }
 
-    async fn run(
-        self,
-        client: &Client,
-        source: Option<Source>,
-        progress: Arc<dyn Progress>,
-    ) -> Result<()> {
-        match (self, source) {
-            (Self::Pull { to, .. }, Some(source)) => pull(client, source, to, progress).await,
-            (Self::Push { from, .. }, Some(source)) => push(client, source, from, progress).await,
+    async fn run(self, client: &Client, ends: Ends, progress: Arc<dyn Progress>) -> Result<()> {
+        match (self, ends) {
+            (Self::Pull { to, .. }, Ends::Registry(it)) => pull(client, it, to, progress).await,
+            (Self::Push { from, .. }, Ends::Registry(it)) => push(client, it, from, progress).await,
+            (Self::Import { from, to }, Ends::One(stream)) => {
+                archive::import(client, from, stream, to, progress).await
+            }
+            (Self::Export { from, to }, Ends::One(stream)) => {
+                archive::export(client, from, to, stream, progress).await
+            }
+            (Self::Echo { .. }, Ends::Both(from, to)) => archive::echo(from, to).await,
             (Self::Tag { from, to }, _) => tag(client, &from, to).await,
-            _ => Err(Error::internal("a transfer without its registry")),
+            _ => Err(Error::internal("a transfer without its ends")),
         }
     }
 }
@@ -166,7 +207,7 @@ async fn pull(
         unpack: unpacks(to.unpacks)?,
         discard_layers: false,
         labels: to.labels,
-        concurrency: 0,
+        concurrency: source.downloads(),
         progress: progress.clone(),
     };
     client.pull(&pull).await?;
@@ -202,7 +243,7 @@ async fn push(
         to: source.pusher()?,
         platforms: Vec::from_wire(from.platforms)?,
         non_distributable: false,
-        concurrency: 0,
+        concurrency: source.uploads(),
         progress,
     };
     client.push(&push).await
@@ -211,9 +252,13 @@ async fn push(
 async fn tag(client: &Client, from: &ImageStore, to: ImageStore) -> Result<()> {
     let image = client.images.get(&from.name).await?;
     let now = SystemTime::now();
-    let ImageStore { name, labels, .. } = to;
-    let tagged = Image { name, labels, target: image.target, created_at: now, updated_at: now };
-    client.keep_image(tagged).await.map(drop)
+    let rules = archive::rules(&to.name, to.extra_references);
+    for name in ::images::archive::names(&rules, &image.target, true) {
+        let (labels, target) = (to.labels.clone(), image.target.clone());
+        let tagged = Image { name, labels, target, created_at: now, updated_at: now };
+        client.keep_image(tagged).await?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -235,6 +280,12 @@ mod tests {
         assert!(matches!(plan(&registry, &store), Ok(Plan::Pull { .. })));
         assert!(matches!(plan(&store, &registry), Ok(Plan::Push { .. })));
         assert!(matches!(plan(&store, &store), Ok(Plan::Tag { .. })));
+        let import = api::pack(&ImageImportStream::default());
+        let export = api::pack(&ImageExportStream::default());
+        assert!(matches!(plan(&import, &store), Ok(Plan::Import { .. })));
+        assert!(matches!(plan(&store, &export), Ok(Plan::Export { .. })));
+        assert!(matches!(plan(&import, &export), Ok(Plan::Echo { .. })));
+        assert!(plan(&export, &store).is_err());
         let refused = plan(&registry, &registry).err().unwrap();
         assert_eq!(refused.kind(), types::Kind::Unimplemented);
     }

@@ -22,6 +22,10 @@ use crate::{
     socket::{self, Socket},
 };
 
+/// Environment variable that has shims and their containers share no processor core with others
+/// (containerd `cmd/containerd-shim-runc-v2/manager/manager_linux.go`).
+const SCHED_CORE: &str = "SCHED_CORE";
+
 /// More than any daemon says to a shim.
 const LONGEST_INPUT: u64 = 10 << 20;
 
@@ -177,8 +181,12 @@ fn launch(params: &Params, placement: &Placement, address: &str, listener: Owned
     let mut args = vec!["-namespace", &params.namespace, "-id", &params.id];
     args.extend(["-address", &params.address, "-publish-binary", &params.publish_binary]);
     args.extend(params.debug.then_some("-debug"));
-    let child = sys::Command::new(env::current_exe()?)
-        .args(args)
+    let mut command = sys::Command::new(env::current_exe()?).args(args);
+    let is_apart = env::var_os(SCHED_CORE).is_some_and(|value| !value.is_empty());
+    if is_apart {
+        command = command.core_scheduling();
+    }
+    let child = command
         .env(TTRPC_ADDRESS, &params.ttrpc_address)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -186,7 +194,8 @@ fn launch(params: &Params, placement: &Placement, address: &str, listener: Owned
         .session()
         .oom_score_adj(score)
         .pass_fd(listener, LISTENER)
-        .spawn()?;
+        .spawn();
+    let child = if is_apart { child.context(|| "enable sched core support")? } else { child? };
     fs::write("shim.pid", child.pid().to_string())?;
     let Some(cgroup) = &placement.cgroup else { return Ok(()) };
     join(cgroup, child.pid()).inspect_err(|_| {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use rustix::process::Signal;
-use sys::{Signals, allocator, inherited, reaper::Reaper};
+use sys::{Signals, inherited, memory, reaper::Reaper};
 use tokio::{
     net::UnixListener,
     sync::watch,
@@ -81,7 +81,7 @@ impl Stop {
 /// Serves until there is nothing left to look after.
 pub(crate) fn serve(shim: &impl Shim, flags: &Flags) -> Result<()> {
     // Before anything else, while this is the only thread.
-    allocator::share_one_arena();
+    memory::share_one_arena();
     let reaper = Reaper::adopt()?;
     let signals = Signals::block(&[Signal::TERM, Signal::INT])?;
     // Without a log there is nobody to tell that there is no log.
@@ -195,7 +195,9 @@ async fn tidy_up(activity: Arc<Activity>) {
     loop {
         activity.call_ended().await;
         sleep(TIDY).await;
-        allocator::give_back();
+        memory::give_back();
+        // It is as good as before if that did not work.
+        drop(memory::let_go_of_code());
     }
 }
 

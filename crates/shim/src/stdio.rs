@@ -12,7 +12,7 @@
 //! ```
 //!
 //! Relayed is what must end when the process ends, though others that it started live on with the
-//! same output ([`Handing::Relayed`]); and errors always, because what starts the process complains
+//! same output ([`Handing::Relayed`], but for files, whose end nobody waits for); and errors always, because what starts the process complains
 //! on the same stream if it cannot, and that is not for the client: nothing is passed on before
 //! [`Io::begin`]. A client sees the end of a stream when the process is gone and everything it wrote
 //! was read, or at the latest at [`Io::finish`].
@@ -144,7 +144,12 @@ impl Io {
                     Handing::Direct => Handing::Relayed(None),
                     relayed @ Handing::Relayed(_) => relayed,
                 };
-                (io.open_sink(stdout, handing)?, io.open_sink(stderr, relayed)?)
+                // Nobody waits for the end of a file, however many write to it.
+                let direct = match (handing, stdout) {
+                    (Handing::Relayed(None), Sink::File(_)) => Handing::Direct,
+                    (handing, _) => handing,
+                };
+                (io.open_sink(stdout, direct)?, io.open_sink(stderr, relayed)?)
             }
         };
         Ok((io, Ends { stdin, stdout, stderr }))
@@ -488,6 +493,31 @@ mod tests {
             io.finish().await;
         }
         assert_eq!(fs::read_to_string(path).unwrap(), "out\nerr\nout\nerr\n");
+    }
+
+    #[tokio::test]
+    async fn what_a_process_leaves_running_goes_on_writing_to_its_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.log");
+        let stdout = format!("file://{}", path.display());
+        let stdio = Stdio { stdout, ..Default::default() };
+        let (io, ends) = open(&stdio, Handing::Relayed(None)).await;
+        let go = dir.path().join("go");
+        fifo::create(&go, 0o700).unwrap();
+        let script = format!("echo one; (read line < {}; echo two) 2>/dev/null &", go.display());
+        shell(&script, ends).wait().unwrap();
+        io.finish().await;
+        assert_eq!(fs::read_to_string(&path).unwrap(), "one\n");
+        let mut open = fs::OpenOptions::new().write(true).open(&go).unwrap();
+        writeln!(open, "go").unwrap();
+        let both = || fs::read_to_string(&path).unwrap() == "one\ntwo\n";
+        timeout(Duration::from_secs(10), async {
+            while !both() {
+                sleep(FIRST_PAUSE).await;
+            }
+        })
+        .await
+        .expect("it is written");
     }
 
     #[tokio::test]

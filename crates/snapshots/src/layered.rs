@@ -21,6 +21,7 @@ use async_trait::async_trait;
 use fs_err as fs;
 use futures_util::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use mount::{Mount, UnmountFlags};
+use sys::failpoint;
 use types::{Context, Error, FieldMask, Filters, Labels, Result};
 
 use self::ids::Ids;
@@ -39,6 +40,8 @@ pub struct Layers {
     pub directory: PathBuf,
     /// Those of its ancestors, its parent first.
     pub parents: Vec<PathBuf>,
+    /// Its labels.
+    pub labels: Labels,
 }
 
 /// How layers lie on disk and are mounted: what one [`Layered`] snapshotter has that another has not.
@@ -51,14 +54,39 @@ pub trait Driver: Send + Sync + 'static {
         &[]
     }
 
-    /// Makes what is missing of a snapshot's data. After an error the directory is removed.
+    /// Makes what is missing of a snapshot's data. After an error what there is of it is removed.
     fn create(&self, layers: &Layers) -> Result<()>;
 
-    /// Plans the mounts of a snapshot. It touches nothing: whoever asked mounts them.
-    fn plan(&self, layers: &Layers) -> Vec<Mount>;
+    /// Plans the mounts of a snapshot. It mounts nothing: whoever asked does.
+    fn plan(&self, layers: &Layers) -> Result<Vec<Mount>>;
 
-    /// The part of a snapshot's directory that is its content, and counts as its usage.
-    fn content(&self, directory: &Path) -> PathBuf;
+    /// The part of a snapshot's data that is its content.
+    fn content(&self, layers: &Layers) -> PathBuf;
+
+    /// Measures what an active snapshot takes.
+    fn measure(&self, layers: &Layers) -> Result<Usage> {
+        Ok(tree::usage(&self.content(layers))?)
+    }
+
+    /// Makes an active snapshot ready to be committed, and durable but for its name in the directory
+    /// of all snapshots; answers with what it takes. It may stay active all the same.
+    fn seal(&self, layers: &Layers) -> Result<Usage> {
+        tree::sync_directory(&self.content(layers))?;
+        tree::sync_directory(&layers.directory)?;
+        self.measure(layers)
+    }
+
+    /// Does what is left to do once a snapshot is committed, if it is not done yet. It is called
+    /// again whenever the snapshots are opened.
+    fn settle(&self, layers: &Layers) -> Result<()> {
+        fs::metadata(self.content(layers))?;
+        Ok(())
+    }
+
+    /// Removes the data of a snapshot that no record has. It can be cut short and begun again.
+    fn remove(&self, directory: &Path) -> Result<()> {
+        Ok(tree::remove(directory)?)
+    }
 
     /// Adds labels that are not kept but computed.
     fn label(&self, _directory: &Path, _labels: &mut Labels) {}
@@ -177,9 +205,9 @@ impl<D: Driver> Shared<D> {
         self.directory.join(id.to_string())
     }
 
-    fn layers(&self, kind: Kind, id: u64, parents: &[u64]) -> Layers {
+    fn layers(&self, kind: Kind, id: u64, parents: &[u64], labels: &Labels) -> Layers {
         let parents = parents.iter().map(|&id| self.path(id)).collect();
-        Layers { kind, directory: self.path(id), parents }
+        Layers { kind, directory: self.path(id), parents, labels: labels.clone() }
     }
 
     fn labelled(&self, record: Record) -> Info {
@@ -188,25 +216,27 @@ impl<D: Driver> Shared<D> {
         info
     }
 
-    fn measure(&self, id: u64) -> Result<Usage> {
-        Ok(tree::usage(&self.driver.content(&self.path(id)))?)
+    fn chain(&self, key: &str) -> Result<(Record, Layers)> {
+        let (record, parents) = self.meta.chain(key)?;
+        let layers = self.layers(record.info.kind, record.id, &parents, &record.info.labels);
+        Ok((record, layers))
     }
 
     fn usage(&self, key: &str) -> Result<Usage> {
-        let record = self.meta.get(key)?;
+        let (record, layers) = self.chain(key)?;
         match record.info.kind {
-            Kind::Active => self.measure(record.id),
+            Kind::Active => self.driver.measure(&layers),
             Kind::View | Kind::Committed => Ok(record.usage),
         }
     }
 
     fn mounts(&self, key: &str) -> Result<Vec<Mount>> {
-        let (record, parents) = self.meta.chain(key).context(|| "failed to get active mount")?;
+        let (record, layers) = self.chain(key).context(|| "failed to get active mount")?;
         if record.info.kind == Kind::Committed {
             let text = format!("requested snapshot {key} not active nor view");
             return Err(Error::failed_precondition(text));
         }
-        Ok(self.driver.plan(&self.layers(record.info.kind, record.id, &parents)))
+        self.driver.plan(&layers)
     }
 
     /// Makes the data, then the record. Data without a record is removed here, or by a cleanup.
@@ -220,31 +250,40 @@ impl<D: Driver> Shared<D> {
         let context = || "failed to create snapshot";
         let parents = self.meta.admit(key, parent).context(context)?;
         let id = self.ids.next();
-        let layers = self.layers(kind, id.get(), &parents);
-        let created = self
-            .driver
-            .create(&layers)
-            .and_then(|()| self.meta.create(id.get(), kind, key, parent, labels));
-        if let Err(error) = created {
-            discard(&layers.directory);
-            return Err(error.context(context()));
-        }
-        Ok(self.driver.plan(&layers))
+        let layers = self.layers(kind, id.get(), &parents, labels);
+        let made = || {
+            self.driver.create(&layers)?;
+            failpoint::reach("snapshots.create.made")?;
+            let mounts = self.driver.plan(&layers)?;
+            self.meta.create(id.get(), kind, key, parent, labels)?;
+            Ok(mounts)
+        };
+        let mounts = made().map_err(|error: Error| {
+            self.discard(&layers.directory);
+            error.context(context())
+        })?;
+        failpoint::reach("snapshots.create.recorded")?;
+        Ok(mounts)
     }
 
-    /// The data is measured and made durable while others may use the database.
+    /// The data is measured and made durable while others may use the database, and only if the
+    /// commit is going to be admitted.
     fn commit(&self, name: &str, key: &str, options: &Commit) -> Result<()> {
-        let record = self.meta.get(key)?;
+        let (record, mut layers) = self.chain(key)?;
         self.refuse_rebase(&record, options)?;
-        let usage = match record.info.kind {
-            Kind::Active => {
-                self.seal(record.id)?;
-                self.measure(record.id)?
-            }
-            // Not to be committed: the database says so, and in which words.
-            Kind::View | Kind::Committed => Usage::default(),
-        };
-        self.meta.commit(name, key, usage, options)
+        self.meta.admit_commit(name, key, options)?;
+        let usage = self.driver.seal(&layers)?;
+        tree::sync_directory(&self.directory)?;
+        failpoint::reach("snapshots.commit.sealed")?;
+        self.meta.commit(name, key, usage, options)?;
+        failpoint::reach("snapshots.commit.recorded")?;
+        layers.kind = Kind::Committed;
+        if let Err(error) = self.driver.settle(&layers) {
+            // It is committed: what is left is done when the snapshots are opened next.
+            tracing::warn!(%error, name, "failed to settle committed snapshot");
+        }
+        failpoint::reach("snapshots.commit.settled")?;
+        Ok(())
     }
 
     fn refuse_rebase(&self, record: &Record, options: &Commit) -> Result<()> {
@@ -258,18 +297,11 @@ impl<D: Driver> Shared<D> {
         }
     }
 
-    /// Makes the names that lead to the content durable; the content itself is by now.
-    fn seal(&self, id: u64) -> Result<()> {
-        let path = self.path(id);
-        tree::sync_directory(&self.driver.content(&path))?;
-        tree::sync_directory(&path)?;
-        Ok(tree::sync_directory(&self.directory)?)
-    }
-
     fn remove(&self, key: &str) -> Result<()> {
         let id = self.meta.remove(key).context(|| format!("failed to remove snapshot {key}"))?;
+        failpoint::reach("snapshots.remove.recorded")?;
         if !self.remove_later {
-            discard(&self.path(id));
+            self.discard(&self.path(id));
         }
         Ok(())
     }
@@ -293,51 +325,44 @@ impl<D: Driver> Shared<D> {
         for name in names {
             let id = name.to_str().and_then(|name| name.parse().ok());
             if !id.is_some_and(|id| known.contains(&id)) {
-                discard(&self.directory.join(name));
+                self.discard(&self.directory.join(name));
+                failpoint::reach("snapshots.cleanup.removed")?;
             }
         }
         Ok(())
     }
 
-    /// Makes what a power cut took of active snapshots and views. What cannot be made is left to
-    /// whoever uses it: one bad snapshot must not keep the others away.
+    /// Makes what a power cut took of active snapshots and views, and ends what a crash cut short.
+    /// What cannot be made is left to whoever uses it: one bad snapshot must not keep the others
+    /// away.
     fn heal(&self) -> Result<()> {
         for record in self.meta.list()? {
-            let outcome = match record.info.kind {
-                Kind::Committed => self.look(record.id),
-                kind => self.remake(kind, &record.info.name),
-            };
+            let key = &record.info.name;
+            let outcome = self.chain(key).and_then(|(record, layers)| match record.info.kind {
+                Kind::Committed => self.driver.settle(&layers),
+                Kind::Active | Kind::View => self.driver.create(&layers),
+            });
             if let Err(error) = outcome {
-                tracing::warn!(%error, key = record.info.name, "snapshot is damaged");
+                tracing::warn!(%error, key, "snapshot is damaged");
             }
         }
         Ok(())
     }
 
-    fn look(&self, id: u64) -> Result<()> {
-        fs::metadata(self.driver.content(&self.path(id)))?;
-        Ok(())
-    }
-
-    fn remake(&self, kind: Kind, key: &str) -> Result<()> {
-        let (record, parents) = self.meta.chain(key)?;
-        self.driver.create(&self.layers(kind, record.id, &parents))
-    }
-}
-
-/// Removes a directory that no record has. That is not worth failing for: the next cleanup tries
-/// again.
-fn discard(path: &Path) {
-    let removed = tree::remove(path).or_else(|error| {
-        // Somebody's mount is in the way: their view of it stays, ours goes.
-        if error.kind() != std::io::ErrorKind::ResourceBusy {
-            return Err(Error::from(error));
+    /// Removes the data that no record has. That is not worth failing for: the next cleanup tries
+    /// again.
+    fn discard(&self, path: &Path) {
+        let removed = self.driver.remove(path).or_else(|error| {
+            // Somebody's mount is in the way: their view of it stays, ours goes.
+            if mount::mountinfo::below(path)?.is_empty() {
+                return Err(error);
+            }
+            mount::unmount_recursive(path, UnmountFlags::DETACH)?;
+            self.driver.remove(path)
+        });
+        if let Err(error) = removed {
+            tracing::warn!(%error, path = %path.display(), "failed to remove directory");
         }
-        mount::unmount_recursive(path, UnmountFlags::DETACH)?;
-        Ok(tree::remove(path)?)
-    });
-    if let Err(error) = removed {
-        tracing::warn!(%error, path = %path.display(), "failed to remove directory");
     }
 }
 

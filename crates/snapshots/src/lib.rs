@@ -11,9 +11,10 @@
 //!     `--------------------------> view(key)          remove(key) ends any of the three
 //! ```
 //!
-//! Two implementations keep their layers in directories: [`Overlay`] lays them over each other,
-//! [`Native`] copies them. What they share (keys, parents, labels, the order in which things become
-//! durable) is [`Layered`], and what differs is a [`Driver`]: another filesystem is another driver.
+//! [`Overlay`] lays directories over each other, [`Native`] copies them, [`Btrfs`] clones subvolumes,
+//! [`Erofs`] lays a directory over images that cannot change, [`Blockfile`] copies images that can.
+//! What they share (keys, parents, labels, the order in which things become durable) is [`Layered`],
+//! and what differs is a [`Driver`]: another filesystem is another driver.
 //!
 //! ```no_run
 //! # async fn example() -> types::Result<()> {
@@ -26,17 +27,27 @@
 //! # Ok(())
 //! # }
 //! ```
+mod blockfile;
+mod btrfs;
+mod erofs;
+mod id_map;
 mod layered;
 mod meta;
 mod native;
 mod overlay;
+mod quota;
 #[cfg(feature = "suite")]
 pub mod suite;
 mod tree;
 
+pub use blockfile::{Blockfile, BlockfileDriver, BlockfileOptions};
+pub use btrfs::{Btrfs, BtrfsDriver};
+pub use erofs::{Erofs, ErofsDriver, ErofsOptions};
+pub use id_map::{GID_MAPPING_LABEL, UID_MAPPING_LABEL};
 pub use layered::{Driver, Layered, Layers};
 pub use native::{Native, NativeDriver};
 pub use overlay::{Options, Overlay, OverlayDriver, UPPERDIR_LABEL};
+pub use quota::MAX_SIZE_LABEL;
 
 use std::{borrow::Cow, time::SystemTime};
 
@@ -114,6 +125,8 @@ pub enum Capability {
     Rebase,
     /// Ownership can be shifted by labels instead of changing every file.
     RemapIds,
+    /// Ownership can be shifted in no other way: whoever would change every file must not.
+    OnlyRemapIds,
 }
 
 impl Capability {
@@ -122,6 +135,7 @@ impl Capability {
         match self {
             Self::Rebase => "rebase",
             Self::RemapIds => "remap-ids",
+            Self::OnlyRemapIds => "only-remap-ids",
         }
     }
 }

@@ -5,6 +5,7 @@
 //! change is one transaction and durable when the call returns; reads have a connection of their own
 //! and wait for no change.
 mod fault;
+mod go;
 mod row;
 mod schema;
 
@@ -107,6 +108,12 @@ impl Meta {
         })
     }
 
+    /// Whether `key` may be committed as `name`. That can change until [`Meta::commit`], which looks
+    /// again.
+    pub(crate) fn admit_commit(&self, name: &str, key: &str, options: &Commit) -> Result<()> {
+        self.read(|db| admit_commit(db, name, key, options).map(|_admitted| ()))
+    }
+
     /// Makes the active snapshot `key` the committed snapshot `name`, of the same id.
     pub(crate) fn commit(
         &self,
@@ -116,16 +123,7 @@ impl Meta {
         options: &Commit,
     ) -> Result<()> {
         self.write(|db| {
-            if row::get(db, name)?.is_some() {
-                return Err(Error::already_exists(format!("committed snapshot {name}")).into());
-            }
-            refuse_empty(name)?;
-            let active = find(db, key)?;
-            if active.info.kind != Kind::Active {
-                let text = format!("snapshot {key:?} is not active");
-                return Err(Error::failed_precondition(text).into());
-            }
-            let parent = commit_parent(db, key, &active.info, options)?;
+            let (active, parent) = admit_commit(db, name, key, options)?;
             db.prepare_cached(
                 "UPDATE snapshots SET key = :name, kind = :kind, parent = :parent, size = :size,
                  inodes = :inodes, created_at = :now, updated_at = :now WHERE id = :id",
@@ -222,6 +220,26 @@ fn new_parent(db: &Connection, name: &str) -> Result<Record, Fault> {
         Some(parent) if parent.info.kind == Kind::Committed => Ok(parent),
         Some(_) => Err(Error::invalid(format!("parent {name:?} is not committed snapshot")).into()),
     }
+}
+
+/// Refuses a commit that may not be; answers with the active snapshot and its parent to be.
+fn admit_commit(
+    db: &Connection,
+    name: &str,
+    key: &str,
+    options: &Commit,
+) -> Result<(Record, Option<Record>), Fault> {
+    if row::get(db, name)?.is_some() {
+        return Err(Error::already_exists(format!("committed snapshot {name}")).into());
+    }
+    refuse_empty(name)?;
+    let active = find(db, key)?;
+    if active.info.kind != Kind::Active {
+        let text = format!("snapshot {key:?} is not active");
+        return Err(Error::failed_precondition(text).into());
+    }
+    let parent = commit_parent(db, key, &active.info, options)?;
+    Ok((active, parent))
 }
 
 /// The parent that a snapshot has once it is committed: a snapshot without one may be given one now.

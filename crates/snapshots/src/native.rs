@@ -2,6 +2,7 @@
 use std::path::{Path, PathBuf};
 
 use mount::Mount;
+use sys::failpoint;
 use types::{Context, Result};
 
 use crate::{Driver, Kind, Layered, Layers, tree};
@@ -37,18 +38,19 @@ impl Driver for NativeDriver {
             (Kind::View, Some(_)) => Ok(()),
             (_, Some(parent)) => {
                 tree::copy(parent, &layers.directory).context(|| "copying of parent failed")?;
+                failpoint::reach("native.create.copied")?;
                 Ok(tree::sync_filesystem(&layers.directory)?)
             }
             (_, None) => Ok(tree::make_directory(&layers.directory, 0o755)?),
         }
     }
 
-    fn plan(&self, layers: &Layers) -> Vec<Mount> {
-        plan(layers)
+    fn plan(&self, layers: &Layers) -> Result<Vec<Mount>> {
+        Ok(plan(layers))
     }
 
-    fn content(&self, directory: &Path) -> PathBuf {
-        directory.to_owned()
+    fn content(&self, layers: &Layers) -> PathBuf {
+        layers.directory.clone()
     }
 }
 
@@ -65,12 +67,14 @@ fn plan(layers: &Layers) -> Vec<Mount> {
 
 #[cfg(test)]
 mod tests {
+    use types::Labels;
+
     use super::*;
 
     #[track_caller]
     fn check(kind: Kind, parents: &[&str], want: &str) {
         let parents = parents.iter().map(PathBuf::from).collect();
-        let layers = Layers { kind, directory: "/s/9".into(), parents };
+        let layers = Layers { kind, directory: "/s/9".into(), parents, labels: Labels::new() };
         let planned: Vec<_> = plan(&layers).iter().map(ToString::to_string).collect();
         assert_eq!(planned, [want]);
     }

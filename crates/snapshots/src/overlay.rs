@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-mod probe;
+pub(crate) mod probe;
 
-use std::{
-    os::unix::fs::{MetadataExt, PermissionsExt},
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
-use fs_err as fs;
 use mount::Mount;
-use types::{Context, Labels, Result};
+use sys::failpoint;
+use types::{Labels, Result};
 
-use crate::{Capability, Driver, Kind, Layered, Layers, tree};
+use crate::{
+    Capability, Driver, Kind, Layered, Layers, Usage,
+    id_map::{self, inherit},
+    quota::Projects,
+    tree,
+};
 
 /// Where a snapshot's changes lie, as a label (containerd `plugins/snapshots/overlay/overlay.go`).
 pub const UPPERDIR_LABEL: &str = "containerd.io/snapshot/overlay.upperdir";
@@ -30,6 +32,9 @@ pub struct Options {
     pub async_remove: bool,
     /// Give every snapshot the label [`UPPERDIR_LABEL`].
     pub upperdir_label: bool,
+    /// Allow a caller that wants other owners to change them file by file, where the kernel cannot
+    /// shift them. It takes as long as there are files.
+    pub slow_chown: bool,
     /// Further options for every overlay mount; bind mounts do not get them.
     pub mount_options: Vec<String>,
 }
@@ -38,7 +43,9 @@ pub struct Options {
 #[derive(Debug)]
 pub struct OverlayDriver {
     upperdir_label: bool,
+    capabilities: Vec<Capability>,
     options: Vec<String>,
+    projects: Projects,
 }
 
 impl Overlay {
@@ -47,9 +54,12 @@ impl Overlay {
     /// `FailedPrecondition` when overlayfs does not work there, found out by mounting one.
     pub fn open(root: impl AsRef<Path>, options: Options) -> Result<Self> {
         let root = std::path::absolute(root)?;
+        let found = probe::options(&root, options.mount_options)?;
         let driver = OverlayDriver {
             upperdir_label: options.upperdir_label,
-            options: probe::options(&root, options.mount_options)?,
+            capabilities: capabilities(found.shifts_ids, options.slow_chown),
+            options: found.options,
+            projects: Projects::of(&root),
         };
         Self::with_driver(&root, driver, options.async_remove)
     }
@@ -57,28 +67,55 @@ impl Overlay {
 
 impl Driver for OverlayDriver {
     fn capabilities(&self) -> &[Capability] {
-        &[Capability::Rebase]
+        &self.capabilities
     }
 
     fn create(&self, layers: &Layers) -> Result<()> {
         tree::make_directory(&layers.directory, 0o700)?;
-        let upper = upper(&layers.directory);
-        if !upper.try_exists()? {
-            tree::make_directory(&upper, 0o755)?;
-            inherit(&upper, layers)?;
+        failpoint::reach("overlayfs.create.directory")?;
+        if layers.kind == Kind::Active {
+            // Before there is anything below, which takes after it.
+            self.projects.limit(&layers.directory, &layers.labels)?;
         }
+        let own = upper(&layers.directory);
+        if fs_err::symlink_metadata(&own).is_err() {
+            tree::make_directory(&own, 0o755)?;
+            let parent = layers.parents.first().map(|parent| upper(parent));
+            // An overlay's own directory is not shifted by its mount; one that is bound is.
+            let bound = parent.is_none() && self.capabilities.contains(&Capability::RemapIds);
+            let labels = if bound { &Labels::new() } else { &layers.labels };
+            id_map::root(&layers.labels)?;
+            inherit(&own, parent.as_deref(), labels)?;
+        }
+        failpoint::reach("overlayfs.create.upper")?;
         if layers.kind == Kind::Active {
             tree::make_directory(&work(&layers.directory), 0o711)?;
         }
         Ok(())
     }
 
-    fn plan(&self, layers: &Layers) -> Vec<Mount> {
-        plan(layers, &self.options)
+    fn plan(&self, layers: &Layers) -> Result<Vec<Mount>> {
+        let shifts = self.capabilities.contains(&Capability::RemapIds);
+        let shift = if shifts { id_map::options(&layers.labels) } else { Vec::new() };
+        Ok(plan(layers, shift, &self.options))
     }
 
-    fn content(&self, directory: &Path) -> PathBuf {
-        upper(directory)
+    fn content(&self, layers: &Layers) -> PathBuf {
+        upper(&layers.directory)
+    }
+
+    /// Of a snapshot with a limit the filesystem knows, with what overlayfs has for itself.
+    fn measure(&self, layers: &Layers) -> Result<Usage> {
+        match self.projects.usage(&layers.directory) {
+            Some(usage) => Ok(usage),
+            None => Ok(tree::usage(&self.content(layers))?),
+        }
+    }
+
+    fn remove(&self, directory: &Path) -> Result<()> {
+        self.projects.release(directory);
+        failpoint::reach("overlayfs.remove.released")?;
+        Ok(tree::remove(directory)?)
     }
 
     fn label(&self, directory: &Path, labels: &mut Labels) {
@@ -89,14 +126,11 @@ impl Driver for OverlayDriver {
     }
 }
 
-/// The root of an overlay looks like its topmost layer's, so a new layer takes after its parent.
-fn inherit(upper_directory: &Path, layers: &Layers) -> Result<()> {
-    let Some(parent) = layers.parents.first() else { return Ok(()) };
-    let metadata = fs::metadata(upper(parent)).context(|| "failed to stat parent")?;
-    fs::os::unix::fs::lchown(upper_directory, Some(metadata.uid()), Some(metadata.gid()))
-        .context(|| "failed to chown")?;
-    let mode = metadata.permissions().mode() & 0o7777;
-    Ok(fs::set_permissions(upper_directory, PermissionsExt::from_mode(mode))?)
+/// In the order of containerd's (`plugins/snapshots/overlay/plugin/plugin.go`).
+fn capabilities(shifts_ids: bool, slow_chown: bool) -> Vec<Capability> {
+    let remap = shifts_ids.then_some(Capability::RemapIds);
+    let only = (!slow_chown).then_some(Capability::OnlyRemapIds);
+    remap.into_iter().chain(only).chain([Capability::Rebase]).collect()
 }
 
 fn upper(directory: &Path) -> PathBuf {
@@ -114,18 +148,22 @@ fn work(directory: &Path) -> PathBuf {
 ///
 /// Options come in the order of containerd's (`plugins/snapshots/overlay/overlay.go`, `mounts`),
 /// since there are clients that take them apart.
-fn plan(layers: &Layers, options: &[String]) -> Vec<Mount> {
+fn plan(layers: &Layers, shift: Vec<String>, options: &[String]) -> Vec<Mount> {
     let text = |path: PathBuf| path.to_string_lossy().into_owned();
     let own = || text(upper(&layers.directory));
     let lower: Vec<_> = layers.parents.iter().map(|parent| text(upper(parent))).collect();
     let access = if layers.kind == Kind::Active { "rw" } else { "ro" };
+    let bind = |source: String, access: &str, mut options: Vec<String>| {
+        options.extend([access.to_owned(), "rbind".to_owned()]);
+        vec![Mount::bind(source, options)]
+    };
     let mut mount = match (layers.kind, lower.as_slice()) {
-        (_, []) => return vec![Mount::bind(own(), [access, "rbind"])],
+        (_, []) => return bind(own(), access, shift),
         (Kind::Active, lower) => {
-            Mount::overlay(lower, Some((&own(), &text(work(&layers.directory)))), [])
+            Mount::overlay(lower, Some((&own(), &text(work(&layers.directory)))), shift)
         }
-        (_, [parent]) => return vec![Mount::bind(parent, ["ro", "rbind"])],
-        (_, lower) => Mount::overlay(lower, None, []),
+        (_, [parent]) => return bind(parent.clone(), "ro", shift),
+        (_, lower) => Mount::overlay(lower, None, shift),
     };
     mount.options.extend_from_slice(options);
     vec![mount]
@@ -137,11 +175,41 @@ mod tests {
 
     #[track_caller]
     fn check(kind: Kind, parents: &[&str], want: &str) {
+        check_shifted(kind, parents, &[], want);
+    }
+
+    #[track_caller]
+    fn check_shifted(kind: Kind, parents: &[&str], shift: &[&str], want: &str) {
         let parents = parents.iter().map(PathBuf::from).collect();
-        let layers = Layers { kind, directory: "/s/9".into(), parents };
-        let planned: Vec<_> =
-            plan(&layers, &["index=off".to_owned()]).iter().map(ToString::to_string).collect();
+        let layers = Layers { kind, directory: "/s/9".into(), parents, labels: Labels::new() };
+        let shift = shift.iter().map(|&option| option.to_owned()).collect();
+        let planned = plan(&layers, shift, &["index=off".to_owned()]);
+        let planned: Vec<_> = planned.iter().map(ToString::to_string).collect();
         assert_eq!(planned, [want]);
+    }
+
+    #[test]
+    fn owners_are_shifted_by_the_first_options() {
+        let shift = ["uidmap=0:1:2", "gidmap=0:3:4"];
+        let maps = shift.join(",");
+        let want = format!("bind /s/9/fs {maps},rw,rbind");
+        check_shifted(Kind::Active, &[], &shift, &want);
+        let own = "workdir=/s/9/work,upperdir=/s/9/fs";
+        let want = format!("overlay overlay {maps},{own},lowerdir=/s/1/fs,index=off");
+        check_shifted(Kind::Active, &["/s/1"], &shift, &want);
+        let want = format!("bind /s/1/fs {maps},ro,rbind");
+        check_shifted(Kind::View, &["/s/1"], &shift, &want);
+    }
+
+    #[test]
+    fn what_it_can_do_depends_on_the_kernel_and_the_config() {
+        let names = |shifts, slow| {
+            let able = capabilities(shifts, slow);
+            able.into_iter().map(Capability::name).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(names(true, false), "remap-ids only-remap-ids rebase");
+        assert_eq!(names(true, true), "remap-ids rebase");
+        assert_eq!(names(false, true), "rebase");
     }
 
     #[test]

@@ -20,6 +20,7 @@ mod content;
 mod keys;
 mod layers;
 mod listing;
+mod removal;
 mod tree;
 
 use std::{
@@ -40,7 +41,51 @@ pub struct Claim {
     /// The claim, as a sentence.
     pub name: &'static str,
     /// Checks it on an empty snapshotter, with an empty directory to mount in.
-    pub check: for<'a> fn(&'a dyn Snapshotter, &'a Path) -> BoxFuture<'a, ()>,
+    pub check: for<'a> fn(&'a dyn Snapshotter, &'a Path, Manner) -> BoxFuture<'a, ()>,
+}
+
+/// Mounts in a directory made below the one given.
+pub type Mounter = fn(&[Mount], &Path) -> Result<Box<dyn Mounted>>;
+
+/// In what snapshotters differ although they keep the contract.
+#[derive(Clone, Copy, Debug)]
+pub struct Manner {
+    /// Mounts what the snapshotter answers with in a directory made below the one given. Mounts that
+    /// only a mount manager can carry out need one that does.
+    pub mount: Mounter,
+    /// A layer is one file, and so are its inodes; committed, it may take less than before.
+    pub images: bool,
+    /// The length of the longest name that a file may have.
+    pub longest_name: usize,
+    /// Names of claims that are left out, for the time that they take.
+    pub without: &'static [&'static str],
+}
+
+impl Default for Manner {
+    fn default() -> Self {
+        let mount = |mounts: &[Mount], base: &Path| -> Result<Box<dyn Mounted>> {
+            Ok(Box::new(Temporary::mount(mounts, base)?))
+        };
+        Self { mount, images: false, longest_name: 255, without: &[] }
+    }
+}
+
+/// What is mounted for as long as this lives.
+pub trait Mounted: Send {
+    /// Where.
+    fn path(&self) -> &Path;
+    /// Unmounts, and says if that failed.
+    fn close(self: Box<Self>) -> Result<()>;
+}
+
+impl Mounted for Temporary {
+    fn path(&self) -> &Path {
+        Self::path(self)
+    }
+
+    fn close(self: Box<Self>) -> Result<()> {
+        Self::close(*self)
+    }
 }
 
 /// Turns `async fn`s into claims that bear their names.
@@ -48,7 +93,7 @@ macro_rules! list {
     ($($name:ident),* $(,)?) => {
         &[$($crate::suite::Claim {
             name: stringify!($name),
-            check: |snapshots, work| Box::pin($name(Suite { snapshots, work })),
+            check: |snapshots, work, manner| Box::pin($name(Suite { snapshots, work, manner })),
         }),*]
     };
 }
@@ -56,20 +101,35 @@ use list;
 
 /// All claims.
 pub fn claims() -> impl Iterator<Item = &'static Claim> {
-    [keys::CLAIMS, listing::CLAIMS, content::CLAIMS, layers::CLAIMS].into_iter().flatten()
+    [keys::CLAIMS, listing::CLAIMS, content::CLAIMS, layers::CLAIMS, removal::CLAIMS]
+        .into_iter()
+        .flatten()
 }
 
 /// Checks every claim, each on a new snapshotter that `make` opens in an empty directory below
 /// `base`. The name of the claim at hand is printed, so that a failed test shows it.
 pub async fn run(base: &Path, make: impl AsyncFn(PathBuf) -> Arc<dyn Snapshotter>) {
+    run_in(Manner::default(), base, make).await;
+}
+
+/// The same for a snapshotter with ways of its own.
+pub async fn run_in(
+    manner: Manner,
+    base: &Path,
+    make: impl AsyncFn(PathBuf) -> Arc<dyn Snapshotter>,
+) {
     for (number, claim) in claims().enumerate() {
+        if manner.without.contains(&claim.name) {
+            println!("{}: left out", claim.name);
+            continue;
+        }
         println!("{}", claim.name);
         let (root, work) =
             (base.join(format!("{number}/root")), base.join(format!("{number}/work")));
         fs::create_dir_all(&root).expect("the root is made");
         fs::create_dir_all(&work).expect("the work directory is made");
         let snapshots = make(root).await;
-        (claim.check)(snapshots.as_ref(), &work).await;
+        (claim.check)(snapshots.as_ref(), &work, manner).await;
     }
 }
 
@@ -78,6 +138,7 @@ pub async fn run(base: &Path, make: impl AsyncFn(PathBuf) -> Arc<dyn Snapshotter
 struct Suite<'a> {
     snapshots: &'a dyn Snapshotter,
     work: &'a Path,
+    manner: Manner,
 }
 
 impl Suite<'_> {
@@ -117,10 +178,21 @@ impl Suite<'_> {
     /// Mounts, for as long as `work` takes. Unmounts also when it panics.
     fn within<T>(self, mounts: &[Mount], work: impl FnOnce(&Path) -> T) -> T {
         assert!(!mounts.is_empty(), "there is something to mount");
-        let mounted = Temporary::mount(mounts, self.work).expect("it is mounted");
+        let mounted = (self.manner.mount)(mounts, self.work).expect("it is mounted");
         let outcome = work(mounted.path());
         mounted.close().expect("it is unmounted");
         outcome
+    }
+
+    /// Whether what is mounted takes `user.*` attributes: tmpfs does not, as a rule.
+    async fn takes_user_attributes(self) -> bool {
+        use rustix::fs::{XattrFlags, lsetxattr};
+        let mounts = self.prepare("attributes", None).await;
+        let takes = self.within(&mounts, |root| {
+            lsetxattr(root, "user.test", b"1", XattrFlags::empty()).is_ok()
+        });
+        self.remove("attributes").await;
+        takes
     }
 
     async fn walk(self, filters: &[&str]) -> Vec<Info> {

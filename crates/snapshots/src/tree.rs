@@ -8,8 +8,8 @@ mod remove;
 mod usage;
 
 pub(crate) use copy::copy;
-pub(crate) use remove::remove;
-pub(crate) use usage::usage;
+pub(crate) use remove::{empty, remove};
+pub(crate) use usage::{file_usage, usage, usage_since};
 
 use std::{
     ffi::CString,
@@ -64,6 +64,11 @@ pub(crate) fn make_directory(path: &Path, mode: u32) -> io::Result<()> {
         Err(error) => Err(error),
         Ok(()) => fs::set_permissions(path, PermissionsExt::from_mode(mode)),
     }
+}
+
+/// Whether there is nothing in a directory.
+pub(crate) fn is_empty(path: &Path) -> io::Result<bool> {
+    Ok(fs::read_dir(path)?.next().transpose()?.is_none())
 }
 
 /// What the filesystem says the type of the first entry of a directory is.

@@ -5,7 +5,13 @@
 // tests too.
 #[cfg(test)]
 mod cases {
+    mod btrfs;
+    mod carried;
+    mod crash;
+    mod disk;
+    mod erofs;
     mod leftovers;
     mod overlay;
+    mod quota;
     mod snapshotters;
 }

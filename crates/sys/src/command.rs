@@ -49,6 +49,7 @@ struct Setup {
     parent_death: Option<(Signal, Option<Pid>)>,
     umask: Option<Mode>,
     oom_score: Option<oom_score::Text>,
+    core_scheduling: bool,
 }
 
 impl Command {
@@ -151,6 +152,15 @@ impl Command {
         self
     }
 
+    /// Has the child share processor cores only with what it starts itself: no other process runs on
+    /// a sibling thread of a core meanwhile (kernel documentation, `hw-vuln/core-scheduling`).
+    ///
+    /// Where the kernel cannot, or has no cores with threads, the child does not start.
+    pub fn core_scheduling(mut self) -> Self {
+        self.setup.core_scheduling = true;
+        self
+    }
+
     /// Hands the child an open file under the given number, which is 3 or more. A child of ours
     /// picks it up with [`inherited::take`](crate::inherited::take).
     pub fn pass_fd(mut self, fd: impl Into<OwnedFd>, number: RawFd) -> Self {
@@ -239,8 +249,21 @@ impl Setup {
         if self.terminal {
             rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?;
         }
+        if self.core_scheduling {
+            new_core_cookie()?;
+        }
         self.parent_death.map_or(Ok(()), |(signal, parent)| die_with_parent(signal, parent))
     }
+}
+
+fn new_core_cookie() -> io::Result<()> {
+    // The kernel takes all of them as long numbers.
+    let long = |number: i32| number as libc::c_ulong;
+    let create = long(libc::PR_SCHED_CORE_CREATE);
+    let scope = long(libc::PR_SCHED_CORE_SCOPE_THREAD_GROUP);
+    // SAFETY: the call takes plain numbers, and writes nothing for this operation.
+    let made = unsafe { libc::prctl(libc::PR_SCHED_CORE, create, long(0), scope, long(0)) };
+    if made == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Asks for the signal, then looks whether the parent was faster: nobody would send it any more.

@@ -15,7 +15,7 @@
 //! `syncfs`, `eventfd`, `umask`, `prlimit`, `socket_peercred`, `set_name`, `set_child_subreaper`.
 #![deny(unsafe_op_in_unsafe_fn)]
 
-pub mod allocator;
+pub mod btrfs;
 pub mod errno;
 pub mod failpoint;
 pub mod fifo;
@@ -23,11 +23,14 @@ pub mod inherited;
 pub mod kill;
 pub mod limits;
 pub mod loop_device;
+pub mod memory;
 pub mod mount_attr;
 pub mod oom_score;
+pub mod project_quota;
 pub mod reaper;
 pub mod thread;
 pub mod user_namespace;
+pub mod verity;
 
 mod child;
 mod command;

@@ -25,6 +25,8 @@ use rustix::{
 
 // linux/loop.h
 const LOOP_CLR_FD: libc::c_ulong = 0x4C01;
+const LOOP_SET_STATUS64: libc::c_ulong = 0x4C04;
+const LOOP_GET_STATUS64: libc::c_ulong = 0x4C05;
 const LOOP_CONFIGURE: libc::c_ulong = 0x4C0A;
 const LOOP_CTL_GET_FREE: libc::c_ulong = 0x4C82;
 const LO_FLAGS_READ_ONLY: u32 = 1;
@@ -50,7 +52,7 @@ pub struct Params {
 /// With [`Params::autoclear`], dropping it frees the device unless it is mounted by then.
 #[derive(Debug)]
 pub struct LoopDevice {
-    _device: File,
+    device: File,
     path: PathBuf,
 }
 
@@ -62,7 +64,7 @@ impl LoopDevice {
             let path = PathBuf::from(format!("/dev/loop{}", free_device()?));
             let device = File::from(open(&path, access(params), Mode::empty())?);
             match configure(&device, &file, backing, params) {
-                Ok(()) => return Ok(Self { _device: device, path }),
+                Ok(()) => return Ok(Self { device, path }),
                 Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
                     thread::sleep(Duration::from_millis(attempt.min(20).into()));
                 }
@@ -70,6 +72,23 @@ impl LoopDevice {
             }
         }
         Err(Errno::BUSY.into())
+    }
+
+    /// Lets the device outlive its users, until it is [detached](detach): the opposite of
+    /// [`Params::autoclear`].
+    pub fn keep(&self) -> io::Result<()> {
+        let mut info = Info::default();
+        // SAFETY: `info` is laid out as the kernel's struct loop_info64 and outlives the call.
+        let result =
+            unsafe { libc::ioctl(self.device.as_raw_fd(), LOOP_GET_STATUS64, &raw mut info) };
+        if result == -1 {
+            return Err(io::Error::last_os_error());
+        }
+        info.flags &= !LO_FLAGS_AUTOCLEAR;
+        // SAFETY: as above.
+        let result =
+            unsafe { libc::ioctl(self.device.as_raw_fd(), LOOP_SET_STATUS64, &raw const info) };
+        if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
     /// The device's node: `/dev/loop7`.

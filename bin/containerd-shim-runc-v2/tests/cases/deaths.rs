@@ -106,3 +106,28 @@ async fn a_step_that_fails_can_be_taken_again() {
     shim.shutdown().await.unwrap();
     shim.gone().await;
 }
+
+#[tokio::test]
+async fn a_bundle_of_which_little_is_there_is_cleaned_up() {
+    let driver = Driver::new();
+    let id = driver.id("a");
+    let bundle = driver.ground.bundle(&id, &spec(&id, &process(&["sleep", "100"])));
+    let shim = driver.shim(&id, &bundle).await;
+    let request = driver.create_request(&id);
+    shim.call::<_, pb::CreateTaskResponse>("Create", &request).await.unwrap();
+    let pid = shim.start("").await.unwrap();
+    sys::kill::process(shim.pid, 9).unwrap();
+    ended(shim.pid).await;
+    // Without it nobody knows where the runtime keeps its state: that is in the options.
+    for file in ["config.json", "init.pid", "log.json", "runtime", "shim.pid"] {
+        fs_err::remove_file(bundle.join(file)).unwrap();
+    }
+    assert_eq!(clean_up(&driver, &shim).pid, 0);
+    ended(pid).await;
+    shim.nothing_is_left();
+    fs_err::remove_dir_all(&bundle).unwrap();
+    let here = driver.ground.path();
+    let gone = bundle.display().to_string();
+    let output = driver.run(here, &id, &["-bundle", &gone, "delete"], &[]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}

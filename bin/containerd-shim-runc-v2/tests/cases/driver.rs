@@ -24,6 +24,10 @@ pub(crate) struct Driver {
     pub(crate) daemon: Daemon,
     pub(crate) namespace: String,
     pub(crate) options: Options,
+    /// What shims find in their environment besides.
+    pub(crate) env: Vec<(&'static str, String)>,
+    /// Whether shims see a host with only the second version of cgroups.
+    pub(crate) is_unified: bool,
 }
 
 impl Driver {
@@ -41,7 +45,14 @@ impl Driver {
         let name = ground.path().file_name().unwrap().to_str().unwrap();
         let namespace = name.replace('.', "-");
         let root = ground.runc_root().display().to_string();
-        Self { daemon, namespace, options: Options { root, ..Default::default() }, ground }
+        Self {
+            daemon,
+            namespace,
+            options: Options { root, ..Default::default() },
+            env: Vec::new(),
+            is_unified: false,
+            ground,
+        }
     }
 
     /// An id that no other test has.
@@ -63,17 +74,29 @@ impl Driver {
         input: &[u8],
         version: Option<&str>,
     ) -> Output {
-        let mut command = Command::new(SHIM);
+        let mut command = self.program();
         let address = self.ground.path().join("containerd.sock");
         command.args(["-namespace", &self.namespace, "-id", id, "-address"]).arg(address);
         command.args(["-publish-binary", "/bin/false"]).args(args).current_dir(bundle);
         command.env("TTRPC_ADDRESS", &self.daemon.socket);
         command.env(sys::failpoint::DIRECTORY, self.ground.failpoints());
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
         command.envs(version.map(|version| ("MAX_SHIM_VERSION", version)));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         std::io::Write::write_all(&mut child.stdin.take().unwrap(), input).unwrap();
         child.wait_with_output().unwrap()
+    }
+
+    /// The shim's binary, for the host that it is to see: one of mounts of its own, if need be.
+    fn program(&self) -> Command {
+        if !self.is_unified {
+            return Command::new(SHIM);
+        }
+        let script = "mount -t cgroup2 cgroup2 /sys/fs/cgroup && exec \"$0\" \"$@\"";
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", script, SHIM]);
+        command
     }
 
     /// Has something happen to the shim when it comes to a place: see [`sys::failpoint`].

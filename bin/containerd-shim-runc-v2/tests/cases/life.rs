@@ -265,6 +265,26 @@ async fn running_out_of_memory_is_told_before_the_exit() {
 }
 
 #[tokio::test]
+async fn an_added_process_that_runs_out_of_memory_is_told_of_likewise() {
+    let driver = Driver::new();
+    let limit = |spec: &mut serde_json::Value, _: &mut pb::CreateTaskRequest| {
+        spec["linux"]["resources"] = json!({"memory": {"limit": 16 << 20, "swap": 16 << 20}});
+    };
+    let shim = driver.container("a", &process(&["sleep", "100"]), limit).await;
+    shim.start("").await.unwrap();
+    shim.exec("e", &process(&["dd", "if=/dev/zero", "of=/dev/null", "bs=64M"])).await.unwrap();
+    shim.start("e").await.unwrap();
+    assert_eq!(shim.wait("e").await.unwrap(), 137);
+    driver.daemon.events.wait_for_line("exit e 137").await;
+    let all = driver.daemon.events.all();
+    let oom = all.iter().position(|line| line.starts_with("oom")).expect("memory ran out");
+    assert!(oom < all.iter().position(|line| line == "exit e 137").unwrap(), "{all:?}");
+    shim.kill("", 9, false).await.unwrap();
+    shim.wait("").await.unwrap();
+    shim.finish().await;
+}
+
+#[tokio::test]
 async fn a_shim_ends_on_a_signal_and_its_command_cleans_up_after_it() {
     let driver = Driver::new();
     let shim = driver.container("a", &process(&["sleep", "100"]), |_, _| {}).await;

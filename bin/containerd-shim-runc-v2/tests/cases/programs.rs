@@ -151,3 +151,23 @@ async fn a_shim_stands_for_its_sandbox() {
     assert!(waited.unwrap().exited_at.is_some());
     shim.gone().await;
 }
+
+#[tokio::test]
+async fn a_shim_that_is_to_share_no_core_does_not_or_says_why_it_cannot() {
+    let mut driver = Driver::new();
+    driver.env.push(("SCHED_CORE", "1".into()));
+    let id = driver.id("a");
+    let bundle = driver.ground.bundle(&id, &spec(&id, &process(&["true"])));
+    let can = sys::Command::new("true").core_scheduling().spawn();
+    if let Err(error) = can {
+        println!("skipped: cores without threads: {error}");
+        let output = driver.run(&bundle, &id, &["start"], &[]);
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(text.contains("enable sched core support: "), "{text}");
+        assert!(!output.status.success());
+        return;
+    }
+    let shim = driver.shim(&id, &bundle).await;
+    shim.shutdown().await.unwrap();
+    shim.gone().await;
+}

@@ -79,15 +79,44 @@ async fn killed_while_it_creates_it_leaves_nothing_and_may_try_again() {
 }
 
 #[tokio::test]
-async fn killed_while_it_starts_the_container_can_be_removed() {
+async fn killed_while_it_starts_it_may_try_again() {
     for fate in [Fate::KilledBefore, Fate::KilledAfter] {
         let driver = driver_with("start", fate);
         let shim = sleeper(&driver).await;
         let message = shim.start("").await.unwrap_err().message;
         assert!(message.starts_with("OCI runtime start failed: "), "{message}");
-        if fate == Fate::KilledBefore {
-            shim.start("").await.unwrap();
+        shim.start("").await.unwrap();
+        assert_eq!(shim.state("").await.unwrap().status(), Status::Running);
+        end(shim).await;
+    }
+}
+
+#[tokio::test]
+async fn killed_while_it_pauses_or_resumes_the_state_is_true_and_it_may_try_again() {
+    for (verb, fate) in [
+        ("pause", Fate::KilledBefore),
+        ("pause", Fate::KilledAfter),
+        ("resume", Fate::KilledBefore),
+        ("resume", Fate::KilledAfter),
+    ] {
+        let driver = driver_with(verb, fate);
+        let shim = sleeper(&driver).await;
+        shim.start("").await.unwrap();
+        let pause = pb::PauseRequest { id: shim.id.clone() };
+        let resume = pb::ResumeRequest { id: shim.id.clone() };
+        if verb == "pause" {
+            shim.call::<_, ()>("Pause", &pause).await.unwrap_err();
+            assert_eq!(shim.state("").await.unwrap().status(), Status::Running);
+            shim.exec("e", &process(&["true"])).await.unwrap();
+            shim.start("e").await.unwrap();
+            assert_eq!(shim.wait("e").await.unwrap(), 0, "it is not paused");
         }
+        shim.call::<_, ()>("Pause", &pause).await.unwrap();
+        if verb == "resume" {
+            shim.call::<_, ()>("Resume", &resume).await.unwrap_err();
+        }
+        shim.call::<_, ()>("Resume", &resume).await.unwrap();
+        assert_eq!(shim.state("").await.unwrap().status(), Status::Running);
         end(shim).await;
     }
 }

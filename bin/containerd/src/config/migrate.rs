@@ -35,6 +35,8 @@ const SHORT: &[(&str, &str)] = &[
     ("btrfs", "io.containerd.snapshotter.v1.btrfs"),
     ("devmapper", "io.containerd.snapshotter.v1.devmapper"),
     ("native", "io.containerd.snapshotter.v1.native"),
+    ("erofs", "io.containerd.snapshotter.v1.erofs"),
+    ("blockfile", "io.containerd.snapshotter.v1.blockfile"),
     ("overlayfs", "io.containerd.snapshotter.v1.overlayfs"),
     ("zfs", "io.containerd.snapshotter.v1.zfs"),
 ];

@@ -21,6 +21,9 @@ use crate::{connection::Connection, output::say, snapshots::Chosen, units};
 /// How long the snapshot is kept if nobody unmounts it (containerd `cmd/ctr/commands/images/mount.go`).
 const EXPIRY: Duration = Duration::from_hours(24);
 
+/// The label by which what was activated stays as long as the snapshot.
+const GC_BREF_SNAPSHOT: &str = "containerd.io/gc.bref.snapshot.";
+
 /// Mount the filesystem of an image.
 #[derive(Debug, Args)]
 pub(crate) struct Attach {
@@ -75,7 +78,11 @@ impl Attach {
         let top = top.context(|| "error unpacking image")?.map(|top| top.to_string());
         say!("{}", top.as_deref().unwrap_or_default());
         let mounts = self.snapshot(&*snapshots, top.as_deref()).await?;
+        let label = format!("{GC_BREF_SNAPSHOT}{}", self.chosen.name());
+        let labels = Labels::from([(label, self.target.clone())]);
+        let mounts = client.activate(&self.target, mounts, labels).await?;
         if let Err(error) = mount_here(mounts, self.target.clone()).await {
+            drop(client.deactivate(&self.target).await);
             // As above: a snapshot that stays is collected once the lease is gone.
             drop(snapshots.remove(&self.target).await);
             return Err(error);
@@ -121,8 +128,9 @@ pub(crate) struct Detach {
 impl Detach {
     pub(crate) async fn run(self, connection: &Connection) -> Result<()> {
         ::mount::unmount_all(Path::new(&self.target), UnmountFlags::empty())?;
+        let client = connection.client().await?;
+        client.deactivate(&self.target).await?;
         if self.rm {
-            let client = connection.client().await?;
             let find = &client.snapshotters;
             let removed = find(self.chosen.name())?.remove(&self.target).await;
             gone(removed).context(|| "error removing snapshot")?;

@@ -8,6 +8,7 @@ use client::Unpack;
 use records::Image;
 use registry::Reference;
 use services::transfer::{self, Fetched};
+use tokio::sync::mpsc;
 use types::{Kind, Platform, Result};
 
 use crate::{
@@ -97,6 +98,8 @@ impl Wanted {
         let fetched = Fetched {
             name: name.clone(),
             plain_http: access.is_plain(),
+            hosts_dir: access.hosts_dir(),
+            http_log: access.is_dumped().then(print_as_it_comes),
             platforms: self.platforms(),
             all_metadata: !self.skip_metadata,
             unpack: unpack.iter().map(|it| (it.snapshotter.clone(), it.platform.clone())).collect(),
@@ -173,6 +176,17 @@ impl Pull {
         }
         Ok(())
     }
+}
+
+/// Where texts go that are to be printed beside the progress.
+fn print_as_it_comes() -> mpsc::UnboundedSender<String> {
+    let (texts, mut coming) = mpsc::unbounded_channel::<String>();
+    tokio::spawn(async move {
+        while let Some(text) = coming.recv().await {
+            eprint!("{text}");
+        }
+    });
+    texts
 }
 
 async fn print_chain_ids(

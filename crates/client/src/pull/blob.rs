@@ -2,10 +2,14 @@
 //! One blob, from wherever it is into the store.
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use content::{Expected, Ingest, Store};
-use futures_util::StreamExt;
+use futures_util::{
+    FutureExt, StreamExt,
+    future::{BoxFuture, ready},
+};
 use images::{Flight, labels, ref_key};
-use tokio::sync::SemaphorePermit;
+use tokio::sync::{SemaphorePermit, mpsc};
 use types::{Descriptor, Error, Kind, Labels, Result};
 
 use super::Session;
@@ -29,8 +33,19 @@ enum Attempt {
 impl Session<'_> {
     /// Brings a blob into the store, if it is not there yet.
     pub(super) async fn blob(&self, descriptor: &Descriptor, parent: &str) -> Result<()> {
+        self.blob_watched(descriptor, parent, &|| ready(None).boxed()).await
+    }
+
+    /// The same; whoever `begins` answers with sees the bytes on their way, if they come by here from
+    /// the first one to the last.
+    pub(super) async fn blob_watched<'b>(
+        &self,
+        descriptor: &Descriptor,
+        parent: &str,
+        begins: &'b Begins<'b>,
+    ) -> Result<()> {
         let mut meter = self.tracker.blob(descriptor, parent);
-        self.unless_stopped(descriptor, self.bring(descriptor, &mut meter)).await
+        self.unless_stopped(descriptor, self.bring(descriptor, &mut meter, begins)).await
     }
 
     pub(super) async fn unless_stopped<T>(
@@ -44,12 +59,18 @@ impl Session<'_> {
         }
     }
 
-    async fn bring(&self, descriptor: &Descriptor, meter: &mut Meter) -> Result<()> {
+    async fn bring<'b>(
+        &self,
+        descriptor: &Descriptor,
+        meter: &mut Meter,
+        begins: &'b Begins<'b>,
+    ) -> Result<()> {
         let _turn = self.turn(descriptor).await?;
+        let mut tee = Tee::new(begins);
         let (mut retry, mut was_spoiled) = (Retry::default(), false);
         loop {
             let mut offset = 0;
-            match self.attempt(descriptor, meter, &mut offset).await {
+            match self.attempt(descriptor, meter, &mut offset, &mut tee).await {
                 Ok(Attempt::Fetched) => {
                     meter.complete();
                     return Ok(());
@@ -83,6 +104,7 @@ impl Session<'_> {
         descriptor: &Descriptor,
         meter: &mut Meter,
         offset: &mut u64,
+        tee: &mut Tee<'_>,
     ) -> Result<Attempt> {
         let (store, reference) = (&*self.client.content, ref_key(descriptor));
         let mut ingest = match open(store, &reference, descriptor.into()).await {
@@ -99,7 +121,7 @@ impl Session<'_> {
         if begun > descriptor.size {
             ingest.truncate(0).await?;
         }
-        let outcome = match self.fill(descriptor, &mut *ingest, meter, offset).await {
+        let outcome = match self.fill(descriptor, &mut *ingest, meter, offset, tee).await {
             Ok(()) => commit(&mut *ingest, descriptor, self.source_label(&Labels::new())).await,
             Err(error) => Err(error),
         };
@@ -126,6 +148,7 @@ impl Session<'_> {
         ingest: &mut dyn Ingest,
         meter: &mut Meter,
         offset: &mut u64,
+        tee: &mut Tee<'_>,
     ) -> Result<()> {
         let Descriptor { digest, size, .. } = descriptor;
         *offset = ingest.status().offset;
@@ -134,6 +157,7 @@ impl Session<'_> {
         }
         meter.at(*offset);
         let mut pieces = self.pull.fetch.fetch(descriptor, *offset).await?;
+        tee.at(*offset).await;
         while let Some(piece) = pieces.next().await {
             let piece = piece?;
             if *offset + piece.len() as u64 > *size {
@@ -141,7 +165,8 @@ impl Session<'_> {
                 return Err(Error::failed_precondition(what));
             }
             let further = *offset + piece.len() as u64;
-            ingest.write(piece).await?;
+            ingest.write(piece.clone()).await?;
+            tee.hand_on(piece).await;
             *offset = further;
             meter.at(further);
         }
@@ -149,6 +174,7 @@ impl Session<'_> {
             let what = format!("{digest}: unexpected EOF after {offset} of {size} bytes");
             return Err(Error::said(Kind::Unavailable, what));
         }
+        tee.end().await;
         Ok(())
     }
 
@@ -162,6 +188,53 @@ impl Session<'_> {
         let store = &*self.client.content;
         let info = store.info(&descriptor.digest).await?;
         labels::set(store, &descriptor.digest, self.source_label(&info.labels)).await
+    }
+}
+
+/// Tells whoever wants to see a blob that it begins to come, and answers with where its bytes go.
+pub(super) type Begins<'a> =
+    dyn Fn() -> BoxFuture<'a, Option<mpsc::Sender<Bytes>>> + Send + Sync + 'a;
+
+/// Hands the bytes of a blob on while they are stored.
+///
+/// What is seen is what the blob's digest is of: every byte, once, in order. Where that cannot be, as
+/// when the beginning was stored by somebody else, nobody sees anything.
+struct Tee<'a> {
+    begins: Option<&'a Begins<'a>>,
+    to: Option<mpsc::Sender<Bytes>>,
+    seen: u64,
+}
+
+impl<'a> Tee<'a> {
+    fn new(begins: &'a Begins<'a>) -> Self {
+        Self { begins: Some(begins), to: None, seen: 0 }
+    }
+
+    /// Hears from where a transfer goes on.
+    async fn at(&mut self, offset: u64) {
+        if let Some(begins) = self.begins.take() {
+            self.to = if offset == 0 { begins().await } else { None };
+        }
+        if offset != self.seen {
+            self.to = None;
+        }
+    }
+
+    async fn hand_on(&mut self, piece: Bytes) {
+        self.seen += piece.len() as u64;
+        // An empty piece would be taken for the end.
+        if let Some(to) = self.to.as_ref().filter(|_| !piece.is_empty())
+            && to.send(piece).await.is_err()
+        {
+            self.to = None;
+        }
+    }
+
+    async fn end(&mut self) {
+        if let Some(to) = self.to.take() {
+            // Whoever does not look any more does not miss the end either.
+            drop(to.send(Bytes::new()).await);
+        }
     }
 }
 

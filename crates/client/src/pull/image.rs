@@ -28,7 +28,8 @@ impl Session<'_> {
         let layers = distinct(&manifest.layers);
         let digests = layers.iter().map(|layer| layer.digest.clone());
         let waits = self.waits_for_snapshotter();
-        let arrivals = Arrivals::new(digests, waits, self.tracker.clone(), name.clone());
+        let looking = if self.pull.unpack.is_empty() { Some(false) } else { None };
+        let arrivals = Arrivals::new(digests, waits, looking, self.tracker.clone(), name.clone());
         let fetches = layers
             .iter()
             .enumerate()
@@ -38,11 +39,15 @@ impl Session<'_> {
             match outcome {
                 Ok(true) => arrivals.close(),
                 Ok(false) => arrivals.want_all(),
-                Err(_) => self.stop.cancel(),
+                Err(_) => {
+                    self.stop.cancel();
+                    arrivals.close();
+                }
             }
             outcome.map(drop)
         };
-        let (fetched, unpacked) = join(self.all(fetches), unpack).await;
+        // The config first: who knows it can look at the layers while they come.
+        let (unpacked, fetched) = join(unpack, self.all(fetches)).await;
         first_cause([fetched, unpacked])
     }
 
@@ -62,7 +67,8 @@ impl Session<'_> {
         if media_types::is_layer(&layer.media_type) && !arrivals.is_wanted(index).await {
             return Ok(());
         }
-        let outcome = self.blob(layer, parent).await;
+        let begins = || arrivals.begins(index).boxed();
+        let outcome = self.blob_watched(layer, parent, &begins).await;
         arrivals.landed(index, outcome.is_ok());
         outcome
     }

@@ -201,3 +201,34 @@ async fn a_pull_need_not_unpack() {
     world.db.collect().await.unwrap();
     assert_eq!(world.snapshots("native").await, (3, 0));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn layers_are_unpacked_while_they_arrive() {
+    let (world, remote) = (World::new().await, Remote::default());
+    let image = image_of(&remote, &DOCKER, &amd64(), &plain());
+    remote.pause(Duration::from_millis(1));
+    world.client().pull(&pull(&remote, &image.manifest, "overlay")).await.unwrap();
+    let seen = || world.seen.load(std::sync::atomic::Ordering::Relaxed);
+    assert_eq!((seen(), world.applied()), (3, 3));
+    assert_eq!(world.files("overlay", &image.top()).await.len(), 5);
+    for layer in &image.layers {
+        assert_eq!(remote.offsets(&layer.digest), [0]);
+    }
+    let again = World::new().await;
+    again.client().pull(&pull(&remote, &image.manifest, "native")).await.unwrap();
+    let seen = again.seen.load(std::sync::atomic::Ordering::Relaxed);
+    assert_eq!((seen, again.applied()), (0, 3), "a snapshotter that chains nothing later waits");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_layer_whose_transfer_breaks_is_unpacked_all_the_same() {
+    let (world, remote) = (World::new().await, Remote::default());
+    let image = image(&remote, &plain());
+    remote.pause(Duration::from_millis(1));
+    remote.cut(&image.layers[1].digest, &[1500, 40_000]);
+    world.client().pull(&pull(&remote, &image.manifest, "overlay")).await.unwrap();
+    assert_eq!(remote.offsets(&image.layers[1].digest), [0, 1500, 40_000]);
+    let seen = world.seen.load(std::sync::atomic::Ordering::Relaxed);
+    assert_eq!((seen, world.applied()), (3, 3), "what goes on where it broke is seen whole");
+    assert_eq!(world.files("overlay", &image.top()).await.len(), 5);
+}

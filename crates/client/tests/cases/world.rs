@@ -30,6 +30,8 @@ pub(crate) struct World {
     pub(crate) folder: TempDir,
     pub(crate) db: Db,
     pub(crate) applied: Arc<AtomicUsize>,
+    /// How many layers were applied while they arrived.
+    pub(crate) seen: Arc<AtomicUsize>,
     pub(crate) shim: Arc<Shim>,
     exchange: Arc<Exchange>,
     flights: Flights,
@@ -51,6 +53,7 @@ impl World {
             folder,
             db,
             applied: Arc::default(),
+            seen: Arc::default(),
             shim: Arc::default(),
             exchange: Arc::new(Exchange::new()),
             flights: Flights::default(),
@@ -62,6 +65,7 @@ impl World {
             db: self.db.clone(),
             scratch: self.folder.path().to_owned().into(),
             applied: self.applied.clone(),
+            seen: self.seen.clone(),
             shim: self.shim.clone(),
             exchange: self.exchange.clone(),
             flights: self.flights.clone(),
@@ -109,6 +113,7 @@ struct Parts {
     db: Db,
     scratch: Arc<Path>,
     applied: Arc<AtomicUsize>,
+    seen: Arc<AtomicUsize>,
     shim: Arc<Shim>,
     exchange: Arc<Exchange>,
     flights: Flights,
@@ -125,11 +130,16 @@ impl Parts {
                 let missing = || types::Error::not_found(format!("snapshotter {name}"));
                 snapshotters.snapshotter(name).ok_or_else(missing)
             }),
-            differ: Arc::new(Counting { differ, applied: self.applied.clone() }),
+            differ: Arc::new(Counting {
+                differ,
+                applied: self.applied.clone(),
+                seen: self.seen.clone(),
+            }),
             images: scoped.images(),
             containers: scoped.containers(),
             leases: scoped.leases(),
             namespaces: self.db.namespaces(),
+            mounts: None,
             tasks: self.shim.clone(),
             events: self.exchange.clone(),
             under: None,
@@ -146,6 +156,7 @@ fn scope() -> Scope {
 struct Counting {
     differ: Walking,
     applied: Arc<AtomicUsize>,
+    seen: Arc<AtomicUsize>,
 }
 
 #[async_trait]
@@ -153,6 +164,25 @@ impl Differ for Counting {
     async fn apply(&self, layer: &Descriptor, on: &[Mount], options: Apply) -> Result<Descriptor> {
         self.applied.fetch_add(1, Ordering::Relaxed);
         self.differ.apply(layer, on, options).await
+    }
+
+    fn takes_arriving(&self) -> bool {
+        true
+    }
+
+    async fn apply_arriving(
+        &self,
+        media_type: &str,
+        source: diff::Arriving,
+        on: &[Mount],
+        options: Apply,
+    ) -> Result<Descriptor> {
+        let applied = self.differ.apply_arriving(media_type, source, on, options).await;
+        if applied.is_ok() {
+            self.applied.fetch_add(1, Ordering::Relaxed);
+            self.seen.fetch_add(1, Ordering::Relaxed);
+        }
+        applied
     }
 
     async fn compare(&self, a: &[Mount], b: &[Mount], options: Compare) -> Result<Descriptor> {

@@ -53,7 +53,7 @@ impl Commit {
             Err(error) if error.kind() == ErrorKind::NotFound => return Err(self.claim.aborted()),
             renamed => renamed?,
         }
-        layout::sync_directory(&blobs)?;
+        shared.syncs.of(digest.algorithm()).share(|| layout::sync_directory(&blobs))?;
         drop(turn);
         self.remove_ingest();
         self.label(shared, &digest);

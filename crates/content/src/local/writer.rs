@@ -149,6 +149,14 @@ impl Ingest for Writer {
         }
     }
 
+    async fn settled(&mut self) -> Result<Option<Digest>> {
+        if let Stage::Busy(_) = self.stage {
+            let sink = self.take().await?;
+            self.stage = Stage::Idle(sink);
+        }
+        Ok(self.digest())
+    }
+
     async fn write(&mut self, data: Bytes) -> Result<()> {
         if let Stage::Closed(_) = self.stage {
             return Err(self.closed());

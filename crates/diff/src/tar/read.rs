@@ -12,6 +12,9 @@ use super::{
     unexpected_eof,
 };
 
+/// How much may follow an archive.
+const MAX_TRAILER: u64 = 64 << 20;
+
 /// An archive being read, entry by entry.
 pub struct Archive<R> {
     source: R,
@@ -107,12 +110,21 @@ impl<R: BufRead> Archive<R> {
     }
 
     /// Reads the source to its end: a digest covers what follows the archive, too.
+    ///
+    /// Errors: `InvalidArgument` when that is more than any program pads an archive with. A few
+    /// kilobytes of zstd can inflate for days.
     pub fn drain(mut self) -> Result<()> {
         self.consume_lent();
+        let mut seen = 0;
         loop {
             let available = self.source.fill_buf().map_err(from_io)?.len();
             if available == 0 {
                 return Ok(());
+            }
+            seen += available as u64;
+            if seen > MAX_TRAILER {
+                let text = "archive/tar: no end of data behind the end of the archive";
+                return Err(Error::said(types::Kind::InvalidArgument, text));
             }
             self.source.consume(available);
         }

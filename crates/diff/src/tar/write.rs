@@ -49,6 +49,11 @@ impl<W: Write> Writer<W> {
         Ok(self.sink.write_all(data)?)
     }
 
+    /// What it is written to, so that what is there by now can be taken.
+    pub fn sink(&mut self) -> &mut W {
+        &mut self.sink
+    }
+
     /// Ends the archive with two blocks of zeros and gives back what it was written to.
     pub fn finish(mut self) -> Result<W> {
         self.finish_entry()?;

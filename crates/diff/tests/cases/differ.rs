@@ -92,6 +92,7 @@ fn rot13(script: &str) -> Processor {
         path: "/bin/sh".into(),
         args: vec!["-c".into(), script.into()],
         env: vec!["SECRET=17".into()],
+        patience: None,
     }
 }
 
@@ -139,6 +140,16 @@ async fn a_program_that_fails_is_heard() {
     let script = "head -c 1000; echo no such key >&2; exit 3";
     let error = apply_with(rot13(script), vec![b'x'; 5000], root.path()).await.unwrap_err();
     assert_eq!(error.to_string(), "stream processor rot13: code 3: no such key");
+}
+
+#[tokio::test]
+async fn a_program_that_falls_silent_is_given_up() {
+    let root = temp();
+    let patience = Some(std::time::Duration::from_millis(200));
+    let processor = Processor { patience, ..rot13("head -c 512 /dev/zero; exec sleep 1000") };
+    let error = apply_with(processor, vec![0; 10], root.path()).await.unwrap_err();
+    assert_eq!(error.kind(), types::Kind::DeadlineExceeded, "{error}");
+    assert!(error.to_string().contains("stream processor rot13 wrote nothing"), "{error}");
 }
 
 /// Unpacking fails at once, and the program would go on for ever.

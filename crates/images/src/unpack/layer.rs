@@ -11,7 +11,7 @@ use snapshots::Commit;
 use tokio::sync::{Semaphore, watch};
 use types::{Any, Context, Descriptor, Digest, Error, Kind, Labels, Result, labels::UNCOMPRESSED};
 
-use super::{Layer, Layers, Unpacker};
+use super::{Layer, Layers, Unpacker, Way};
 use crate::labels;
 
 /// An active snapshot that a layer is being unpacked to.
@@ -48,25 +48,20 @@ impl Unpacker {
         Ok(())
     }
 
-    /// Unpacks a layer whose blob is there, and whose parent will be when `beneath` says so.
+    /// Unpacks a layer whose parent will be there when `beneath` says so.
     pub(super) async fn beside(
         &self,
         layer: &Layer,
-        layers: &dyn Layers,
-        turns: &Semaphore,
+        way: &Way<'_>,
         beneath: Option<watch::Receiver<bool>>,
     ) -> Result<()> {
+        if !self.differ.takes_arriving() {
+            way.arrive(layer).await?;
+        }
         let _flight = self.flights.board(&self.flight(layer)).await;
-        let parent = layer.parent.as_ref();
-        let base = match parent {
-            Some(parent) if self.is_there(parent).await? => Some(parent),
-            _ => None,
-        };
-        let Some(active) = self.prepare(layer, base).await? else { return Ok(()) };
-        let needs_parent = match self.fill(layer, layers, &active, turns).await {
-            // A hard link to a file that a layer beneath brings.
-            Err(error) if active.is_early && error.kind() == Kind::FailedPrecondition => true,
-            outcome => outcome?,
+        let Some(active) = self.prepare_beside(layer).await? else { return Ok(()) };
+        let Some((active, needs_parent)) = self.fill_beside(layer, way, active).await? else {
+            return Ok(());
         };
         if !active.is_early {
             self.commit(layer, &active).await?;
@@ -75,12 +70,81 @@ impl Unpacker {
             return Err(error);
         } else if needs_parent {
             self.discard(&active).await;
-            self.again(layer, layers, turns).await?;
+            self.again(layer, way.layers, way.turns).await?;
         } else {
             self.commit(layer, &active).await?;
         }
-        layers.extracted(layer);
+        way.layers.extracted(layer);
         Ok(())
+    }
+
+    /// Prepares a snapshot over the layer beneath if that is there by now, and over nothing if not.
+    async fn prepare_beside(&self, layer: &Layer) -> Result<Option<Active>> {
+        let base = match &layer.parent {
+            Some(parent) if self.is_there(parent).await? => Some(parent),
+            _ => None,
+        };
+        self.prepare(layer, base).await
+    }
+
+    /// Applies a layer, from the bytes that are on their way if they can be had, else from the store
+    /// once it is there. Returns where it was applied, and whether it needs its parent's files.
+    async fn fill_beside(
+        &self,
+        layer: &Layer,
+        way: &Way<'_>,
+        active: Active,
+    ) -> Result<Option<(Active, bool)>> {
+        let seen = self.fill_arriving(layer, way, &active).await;
+        if let Err(error) = way.arrive(layer).await {
+            self.discard(&active).await;
+            return Err(error);
+        }
+        let active = match seen {
+            None => active,
+            Some(Ok(needs_parent)) => {
+                way.layers.extracting(layer);
+                return Ok(Some((active, needs_parent)));
+            }
+            Some(Err(error)) => {
+                // Whatever the cause, from here on the store has the layer as it was meant to be.
+                tracing::debug!(layer = %layer.diff_id, %error, "unpacking from the store instead");
+                self.discard(&active).await;
+                let Some(active) = self.prepare_beside(layer).await? else { return Ok(None) };
+                active
+            }
+        };
+        match self.fill(layer, way.layers, &active, way.turns).await {
+            Ok(needs_parent) => Ok(Some((active, needs_parent))),
+            // A hard link to a file that a layer beneath brings.
+            Err(error) if active.is_early && error.kind() == Kind::FailedPrecondition => {
+                Ok(Some((active, true)))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Applies a layer while it arrives. None if it does not come by here, or if it is nobody's turn to
+    /// look at it: then nothing was done.
+    async fn fill_arriving(
+        &self,
+        layer: &Layer,
+        way: &Way<'_>,
+        active: &Active,
+    ) -> Option<Result<bool>> {
+        if !self.differ.takes_arriving() {
+            return None;
+        }
+        let arriving = way.stop.run_until_cancelled(way.layers.arriving(layer)).await??;
+        let _turn = way.turns.try_acquire().ok()?;
+        let media_type = &layer.descriptor.media_type;
+        let options = self.options_for(active);
+        let applied = self.differ.apply_arriving(media_type, arriving, &active.mounts, options);
+        match applied.await {
+            // Another differ may know it, once it is in the store.
+            Err(error) if error.kind() == Kind::Unimplemented => None,
+            applied => Some(applied.and_then(|applied| checked(layer, &applied))),
+        }
     }
 
     /// Unpacks a layer once more, over its parent.
@@ -146,8 +210,7 @@ impl Unpacker {
             let _turn = turns.acquire().await.map_err(|_closed| Error::cancelled("unpack"))?;
             layers.extracting(layer);
             let applied = self.apply(layer, active).await?;
-            // Who does not say may not know that the parent was not there.
-            Ok(applied.annotations.get(NEEDS_PARENT).is_none_or(|value| value != "false"))
+            checked(layer, &applied)
         };
         let outcome = outcome.await;
         if outcome.is_err() {
@@ -157,22 +220,21 @@ impl Unpacker {
     }
 
     async fn apply(&self, layer: &Layer, active: &Active) -> Result<Descriptor> {
-        let Layer { descriptor, diff_id, .. } = layer;
+        let Layer { descriptor, .. } = layer;
+        let applied = self.differ.apply(descriptor, &active.mounts, self.options_for(active));
+        applied.await.context(|| {
+            let Descriptor { media_type, digest, .. } = descriptor;
+            let (name, key) = (&self.name, &active.key);
+            format!("failed to extract layer ({media_type} {digest}) to {name} as {key:?}")
+        })
+    }
+
+    fn options_for(&self, active: &Active) -> diff::Apply {
         let mut options = self.options.clone();
         if active.is_early {
             options.payloads.insert(BEFORE_PARENT.to_owned(), Any::default());
         }
-        let applied = self.differ.apply(descriptor, &active.mounts, options);
-        let applied = applied.await.context(|| {
-            let Descriptor { media_type, digest, .. } = descriptor;
-            let (name, key) = (&self.name, &active.key);
-            format!("failed to extract layer ({media_type} {digest}) to {name} as {key:?}")
-        })?;
-        if applied.digest != *diff_id {
-            let text = format!("wrong diff id calculated on extraction \"{diff_id}\"");
-            return Err(Error::said(Kind::InvalidArgument, text));
-        }
-        Ok(applied)
+        options
     }
 
     /// Commits a layer, over its parent if it was prepared without; else it is removed. That somebody
@@ -200,6 +262,19 @@ impl Unpacker {
             tracing::warn!(key = active.key, %error, "failed to remove extraction snapshot");
         }
     }
+}
+
+/// Whether a layer that was applied needed its parent's files.
+///
+/// Errors: `InvalidArgument` when it is not the layer that the config names.
+fn checked(layer: &Layer, applied: &Descriptor) -> Result<bool> {
+    let diff_id = &layer.diff_id;
+    if applied.digest != *diff_id {
+        let text = format!("wrong diff id calculated on extraction \"{diff_id}\"");
+        return Err(Error::said(Kind::InvalidArgument, text));
+    }
+    // Who does not say may not know that the parent was not there.
+    Ok(applied.annotations.get(NEEDS_PARENT).is_none_or(|value| value != "false"))
 }
 
 /// Waits for the layer beneath. If it fails, its error is the one that counts.

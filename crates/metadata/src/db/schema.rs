@@ -94,7 +94,7 @@ const MIGRATIONS: &[&str] = &["
         PRIMARY KEY (namespace, sandbox, name),
         FOREIGN KEY (namespace, sandbox) REFERENCES sandboxes ON DELETE CASCADE
     ) STRICT;
-"];
+", include_str!("schema/mounts.sql")];
 
 /// Brings the database to the newest schema.
 pub(super) fn migrate(connection: &mut Connection) -> Result<()> {

@@ -30,6 +30,8 @@ pub(crate) struct Notes {
 pub(crate) enum Backend {
     Content,
     Snapshotter(String),
+    /// What the mount manager mounted.
+    Mounts,
 }
 
 impl<'a> Tx<'a> {

@@ -32,6 +32,7 @@ pub(super) async fn sweep(db: Db, backend: Backend) -> Result<Vec<String>> {
             ingests(&db, &mut failures).await?;
         }
         Backend::Snapshotter(name) => snapshots(&db, &name, &mut failures).await?,
+        Backend::Mounts => scoped::sweep_mounts(&db, &mut failures).await?,
     }
     Ok(failures)
 }

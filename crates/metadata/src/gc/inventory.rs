@@ -120,6 +120,19 @@ const TABLES: &[Table] = &[
         read: |row, names| entry(row, names, Kind::Lease),
     },
     Table {
+        name: "mounts",
+        select: "SELECT namespace, name, LABELS, active IS NULL FROM mounts",
+        by_node: "namespace = ?1 AND name = ?2",
+        read: |row, names| {
+            let mut entry = entry(row, names, Kind::Mount)?;
+            // Nobody can refer to it before it is made, and its maker is not done with it.
+            if row.get(3)? {
+                entry.stay = Stay::Yes;
+            }
+            Ok(entry)
+        },
+    },
+    Table {
         name: "sandboxes",
         select: "SELECT namespace, id, LABELS FROM sandboxes",
         by_node: "namespace = ?1 AND id = ?2",
@@ -150,8 +163,13 @@ const TABLES: &[Table] = &[
     },
 ];
 
-/// What leases hold.
-const RESOURCES: &str = "SELECT namespace, kind, id, lease FROM resources";
+/// What leases hold, with the mounts that were activated under them.
+const RESOURCES: &str = "SELECT namespace, kind, id, lease FROM (
+    SELECT namespace, kind, id, lease FROM resources UNION ALL
+    SELECT namespace, 'mounts', name, lease FROM mounts WHERE lease <> '')";
+
+/// One thing that a lease holds.
+const RESOURCE: &str = "SELECT namespace, kind, id, lease FROM resources WHERE rowid = ?";
 
 fn entry(row: &Row<'_>, names: &mut Names, kind: Kind) -> rusqlite::Result<Entry> {
     let namespace = names.shared(row.get_ref(0)?.as_str()?);
@@ -232,7 +250,7 @@ pub(super) fn at_row(connection: &Connection, table: &str, row: i64) -> Outcome<
     if table != "resources" {
         return Ok(Vec::new());
     }
-    let mut held = connection.prepare_cached(&format!("{RESOURCES} WHERE rowid = ?"))?;
+    let mut held = connection.prepare_cached(RESOURCE)?;
     let read = |row: &Row<'_>| resource(row, &names.shared(row.get_ref(0)?.as_str()?));
     Ok(held.query_row([row], read).optional()?.flatten().into_iter().collect())
 }
@@ -272,6 +290,7 @@ fn table_of(node: &Node) -> &'static Table {
         Kind::Image => "images",
         Kind::Ingest => "ingests",
         Kind::Lease => "leases",
+        Kind::Mount => "mounts",
         Kind::Sandbox => "sandboxes",
         Kind::Snapshot(_) => "snapshots",
     };

@@ -19,6 +19,8 @@ pub(crate) enum Kind {
     Image,
     Ingest,
     Lease,
+    /// An activation of mounts.
+    Mount,
     Sandbox,
     /// Of the snapshotter named.
     Snapshot(Arc<str>),
@@ -44,6 +46,7 @@ impl Node {
             ("content", _) => Kind::Content,
             ("images", _) => Kind::Image,
             ("ingests", _) => Kind::Ingest,
+            ("mounts", _) => Kind::Mount,
             _ => return None,
         };
         Some(Self::new(namespace, kind, resource.id))

@@ -160,6 +160,8 @@ impl<'a> Marker<'a> {
             (_, Stay::Until(time)) => !self.is_past(time),
             (Kind::Image, _) => !expiry(&entry.labels).is_some_and(|time| self.is_past(time)),
             (Kind::Content | Kind::Snapshot(_), _) => is_root(),
+            // Only one that says until when it is needed stays on its own account.
+            (Kind::Mount, _) => expiry(&entry.labels).is_some_and(|time| !self.is_past(time)),
             _ => false,
         }
     }

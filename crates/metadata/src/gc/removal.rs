@@ -43,6 +43,8 @@ pub(super) struct Removals {
 #[derive(Debug, Default)]
 struct Slot {
     waiting: Option<Sweeping>,
+    /// The last one that was asked for, which ends after all others.
+    last: Option<Sweeping>,
     going: Arc<tokio::sync::Mutex<()>>,
     /// Somebody gave up on the one that is going on.
     is_late: bool,
@@ -61,7 +63,20 @@ impl Removals {
             |error| Swept { failures: vec![format!("sweep: {error}")], ..Swept::default() };
         let sweeping = task.map(move |done| done.unwrap_or_else(failed)).boxed().shared();
         slot.waiting = Some(sweeping.clone());
+        slot.last = Some(sweeping.clone());
         sweeping
+    }
+
+    /// The sweeps that were asked for and are not done, but for those that somebody gave up on:
+    /// earlier collections may have led to them, and who asks now wants to see their end.
+    pub(super) fn pending(&self) -> Vec<(Backend, Sweeping)> {
+        let slots = self.slots();
+        let prompt = slots.iter().filter(|(_, slot)| !slot.is_late);
+        let pending = prompt.filter_map(|(backend, slot)| {
+            let last = slot.last.as_ref().filter(|last| last.peek().is_none())?;
+            Some((backend.clone(), last.clone()))
+        });
+        pending.collect()
     }
 
     /// Waits for a sweep, for `patience` at most, and not at all for a backend that somebody has
@@ -74,15 +89,12 @@ impl Removals {
     ) -> Swept {
         let patience =
             if self.slot(backend, |slot| slot.is_late) { Duration::ZERO } else { patience };
-        match tokio::time::timeout(patience, sweeping).await {
-            Ok(swept) => swept,
-            Err(_) => {
-                self.slot(backend, |slot| slot.is_late = true);
-                let name = backend.name();
-                let failures = vec![format!("backend {name:?} is still removing")];
-                Swept { failures, took: patience }
-            }
+        if let Ok(swept) = tokio::time::timeout(patience, sweeping).await {
+            return swept;
         }
+        self.slot(backend, |slot| slot.is_late = true);
+        let failures = vec![format!("backend {:?} is still removing", backend.name())];
+        Swept { failures, took: patience }
     }
 
     fn slot<T>(&self, backend: &Backend, look: impl FnOnce(&mut Slot) -> T) -> T {

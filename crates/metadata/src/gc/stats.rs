@@ -16,7 +16,7 @@ pub struct Stats {
     /// For how long other writers had to wait at most.
     pub pause: Duration,
     /// How long removing bytes took, where there was anything to look for: by snapshotter, and
-    /// under the empty name for content.
+    /// under the empty name for content. Unmounting is under `mounts`.
     pub backends: BTreeMap<String, Duration>,
     /// What could not be removed. It is tried again with the next collection.
     pub failures: Vec<String>,
@@ -37,12 +37,14 @@ pub struct Removed {
     pub images: usize,
     /// Leases that expired.
     pub leases: usize,
+    /// Activations of mounts.
+    pub mounts: usize,
 }
 
 impl Removed {
     /// All of them together.
     pub fn total(&self) -> usize {
-        let Self { content, snapshots, ingests, images, leases } = self;
-        content + snapshots + ingests + images + leases
+        let Self { content, snapshots, ingests, images, leases, mounts } = self;
+        content + snapshots + ingests + images + leases + mounts
     }
 }

@@ -132,6 +132,9 @@ fn remove(tx: &Tx<'_>, node: &Node) -> Outcome<bool> {
         Kind::Image => delete("DELETE FROM images WHERE namespace = ? AND name = ?")?,
         Kind::Ingest => delete("DELETE FROM ingests WHERE namespace = ? AND ref = ?")?,
         Kind::Lease => delete("DELETE FROM leases WHERE namespace = ? AND id = ?")?,
+        Kind::Mount => {
+            delete("DELETE FROM mounts WHERE namespace = ? AND name = ? AND active IS NOT NULL")?
+        }
         Kind::Snapshot(of) => tx
             .prepare_cached(
                 "DELETE FROM snapshots WHERE namespace = ? AND name = ? AND snapshotter = ?",
@@ -155,6 +158,7 @@ fn follow_up(tx: &Tx<'_>, node: &Node) {
             tx.orphaned(Backend::Snapshotter(of.to_string()));
             tx.tell(&node.namespace, Event::snapshot_removed(of, &node.key));
         }
+        Kind::Mount => tx.orphaned(Backend::Mounts),
         Kind::Container | Kind::Lease | Kind::Sandbox => {}
     }
 }
@@ -166,6 +170,7 @@ impl Removed {
             Kind::Snapshot(_) => &mut self.snapshots,
             Kind::Ingest => &mut self.ingests,
             Kind::Image => &mut self.images,
+            Kind::Mount => &mut self.mounts,
             Kind::Lease | Kind::Container | Kind::Sandbox => &mut self.leases,
         }
     }

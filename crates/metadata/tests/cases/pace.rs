@@ -127,13 +127,13 @@ impl Latencies {
 
     fn print(&mut self, title: &str) {
         self.0.sort();
-        let at = |part: f64| self.0[((self.0.len() - 1) as f64 * part) as usize];
+        let at = |per_mille: usize| self.0[(self.0.len() - 1) * per_mille / 1000];
         println!(
             "{title}: {} writes, median {:?}, 99% {:?}, 99.9% {:?}, longest {:?}",
             self.0.len(),
-            at(0.5),
-            at(0.99),
-            at(0.999),
+            at(500),
+            at(990),
+            at(999),
             self.longest()
         );
         let mut bound = Duration::from_micros(125);

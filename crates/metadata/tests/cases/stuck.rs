@@ -61,6 +61,41 @@ impl Snapshotter for Stuck {
     }
 }
 
+/// Two collections once met: the first had removed the records, the second found nothing to do, and
+/// said so while the bytes were still there.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_finds_nothing_to_collect_waits_for_what_others_are_removing() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut backends = backends(folder.path());
+    let permits = Arc::new(Semaphore::new(0));
+    let real = Native::open(folder.path().join("stuck")).unwrap();
+    let stuck = Arc::new(Stuck { real, permits: Arc::clone(&permits) });
+    backends.snapshotters.insert("stuck".into(), Arc::clone(&stuck) as _);
+    let path = folder.path().join("meta.sqlite");
+    let db = Db::open(path, backends, Options::default()).await.unwrap();
+    let snapshots = db.scope(Scope::new("n").unwrap()).snapshotter("stuck").unwrap();
+    snapshots.prepare("key", None, Labels::new()).await.unwrap();
+    let first = tokio::spawn({
+        let db = db.clone();
+        async move { db.collect().await }
+    });
+    while snapshots.stat("key").await.is_ok() {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    let second = tokio::spawn({
+        let db = db.clone();
+        async move { db.collect().await }
+    });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(!second.is_finished(), "the bytes are still there");
+    permits.add_permits(10);
+    second.await.unwrap().unwrap();
+    let left: Vec<_> =
+        futures_util::TryStreamExt::try_collect(stuck.walk(Filters::default())).await.unwrap();
+    assert_eq!(left, []);
+    first.await.unwrap().unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshotter_that_hangs_stalls_its_own_removals_alone() {
     let folder = tempfile::tempdir().unwrap();

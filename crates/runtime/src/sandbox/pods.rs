@@ -73,7 +73,7 @@ impl Pods {
         Arc::new(Scoped {
             pods: self.clone(),
             namespace: scope.namespace().to_owned(),
-            tasks: self.shims.tasks(scope, containers.clone()),
+            tasks: self.shims.tasks(scope, containers.clone(), None),
             containers,
         })
     }

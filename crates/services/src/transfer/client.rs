@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A transfer that a daemon does for us.
+mod archive;
+
 use std::{
     hash::{BuildHasher, Hasher, RandomState},
     sync::Arc,
@@ -10,16 +12,22 @@ use ::registry::Credentials;
 use api::containerd::{
     services::transfer::v1 as pb,
     types::transfer::{
-        self as wire, AuthRequest, AuthResponse, AuthType, ImageStore, OciRegistry,
-        RegistryResolver, UnpackConfiguration,
+        self as wire, AuthRequest, AuthResponse, AuthType, Data, HttpDebug, ImageStore,
+        OciRegistry, RegistryResolver, UnpackConfiguration, WindowUpdate,
     },
 };
 use pb::transfer_client::TransferClient;
+use tokio::sync::mpsc;
 use types::{Any, Descriptor, Labels, Platform, Result};
 
 use crate::call::{Peer, error};
 use crate::convert::{FromWire, ToWire, any};
 use crate::streaming::{self, Stream};
+
+pub use archive::{Imported, export, import};
+
+/// How many bytes of a log may be on their way.
+const WINDOW: i32 = 64 << 10;
 
 /// An image to be pulled by the daemon.
 #[derive(Clone)]
@@ -28,6 +36,10 @@ pub struct Fetched {
     pub name: String,
     /// Whether the registry speaks plain HTTP.
     pub plain_http: bool,
+    /// The folder, on the daemon's side, that says where registries are; the daemon's own if empty.
+    pub hosts_dir: String,
+    /// Who hears of each request, as lines of text; nobody if none.
+    pub http_log: Option<mpsc::UnboundedSender<String>>,
     /// The platforms that are wanted; none are all.
     pub platforms: Vec<Platform>,
     /// Whether the manifests of other platforms are wanted too.
@@ -50,7 +62,11 @@ pub async fn fetch(peer: Peer, image: Fetched) -> Result<()> {
         Some(credentials) => open(&peer, "creds", |stream| answer(stream, credentials)).await?,
         None => String::new(),
     };
-    let request = request(image, auth_stream, reports);
+    let logs_stream = match image.http_log.clone() {
+        Some(log) => open(&peer, "logs", |stream| read(stream, log)).await?,
+        None => String::new(),
+    };
+    let request = request(image, auth_stream, logs_stream, reports);
     TransferClient::new(peer).transfer(request).await.map_err(error)?;
     Ok(())
 }
@@ -66,7 +82,12 @@ where
     Ok(id)
 }
 
-fn request(image: Fetched, auth_stream: String, progress_stream: String) -> pb::TransferRequest {
+fn request(
+    image: Fetched,
+    auth_stream: String,
+    logs_stream: String,
+    progress_stream: String,
+) -> pb::TransferRequest {
     let unpack = |(snapshotter, platform): (String, Platform)| UnpackConfiguration {
         platform: Some(platform.to_wire()),
         snapshotter,
@@ -74,7 +95,15 @@ fn request(image: Fetched, auth_stream: String, progress_stream: String) -> pb::
     let default_scheme = if image.plain_http { "http" } else { "" }.to_owned();
     let source = OciRegistry {
         reference: image.name.clone(),
-        resolver: Some(RegistryResolver { auth_stream, default_scheme, ..Default::default() }),
+        resolver: Some(RegistryResolver {
+            auth_stream,
+            default_scheme,
+            host_dir: image.hosts_dir,
+            http_debug: if logs_stream.is_empty() { HttpDebug::Disabled } else { HttpDebug::Both }
+                .into(),
+            logs_stream,
+            ..Default::default()
+        }),
     };
     let destination = ImageStore {
         name: image.name,
@@ -88,6 +117,27 @@ fn request(image: Fetched, auth_stream: String, progress_stream: String) -> pb::
         source: Some(api::pack(&source)),
         destination: Some(api::pack(&destination)),
         options: Some(pb::TransferOptions { progress_stream }),
+    }
+}
+
+/// Takes texts off a stream as they come, and says each time that there is room for as many more
+/// (containerd `core/transfer/streaming/reader.go`).
+async fn read(mut stream: Stream, log: mpsc::UnboundedSender<String>) {
+    let mut room = 2 * WINDOW;
+    loop {
+        if room >= WINDOW {
+            let update = WindowUpdate { update: room };
+            if stream.send(any(api::pack(&update))).await.is_err() {
+                return;
+            }
+            room = 0;
+        }
+        let Some(message) = stream.receive().await else { return };
+        let Some(Ok(data)) = api::unpack::<Data>(&message.to_wire()) else { return };
+        room += data.data.len() as i32;
+        if log.send(String::from_utf8_lossy(&data.data).into_owned()).is_err() {
+            return;
+        }
     }
 }
 
@@ -122,6 +172,10 @@ async fn answer(mut stream: Stream, credentials: Arc<dyn Credentials>) {
 async fn credential(credentials: &dyn Credentials, host: &str) -> Any {
     let mut response = AuthResponse::default();
     match credentials.credential(host).await {
+        Ok(Some(credential)) if !credential.header.is_empty() => {
+            response.set_auth_type(AuthType::Header);
+            response.secret = credential.header;
+        }
         Ok(Some(credential)) if credential.username.is_empty() => {
             response.set_auth_type(AuthType::Refresh);
             response.secret = credential.secret;

@@ -1,43 +1,103 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The registry of a transfer, as the client describes it.
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
-use ::registry::{Credential, Credentials, Options, Reference, Registry, Tls, standard};
-use api::containerd::types::transfer::{AuthRequest, AuthResponse, AuthType, OciRegistry};
+use ::registry::{
+    Behalf, Credential, Credentials, Directories, Listener, Reference, Registry, Scheme,
+};
+use api::containerd::types::transfer::{
+    AuthRequest, AuthResponse, AuthType, HttpDebug, OciRegistry, RegistryResolver,
+};
 use async_trait::async_trait;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::sync::{mpsc, oneshot};
 use types::{Descriptor, Error, Kind, Result, Scope};
 
+use super::logs;
 use crate::streaming::{Stream, Streams};
+
+/// How registries are reached on behalf of clients: what all transfers share, and what holds where a
+/// client says nothing.
+#[derive(Clone)]
+pub struct Registries {
+    /// Connections, limits, and what is known of dead mirrors.
+    pub shared: Registry,
+    /// The folders that say where registries are.
+    pub directories: Vec<PathBuf>,
+    /// Who the daemon is, to registries that clients have no credentials for.
+    pub credentials: Arc<dyn Credentials>,
+    /// How many blobs of one image are fetched at once; 0 for the default of 3.
+    pub downloads: usize,
+    /// How many blobs of one image are sent at once; 0 for the default of 3.
+    pub uploads: usize,
+}
+
+impl std::fmt::Debug for Registries {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Registries").field("directories", &self.directories).finish_non_exhaustive()
+    }
+}
+
+impl Default for Registries {
+    fn default() -> Self {
+        Self {
+            shared: Registry::new(::registry::Options::default()),
+            directories: Vec::new(),
+            credentials: Arc::new(|_: &str| None),
+            downloads: 0,
+            uploads: 0,
+        }
+    }
+}
 
 /// A repository in a registry, and a name in it.
 pub(super) struct Source {
     registry: Registry,
     reference: Reference,
     name: String,
+    downloads: usize,
+    uploads: usize,
 }
 
 impl Source {
-    pub(super) fn new(wire: &OciRegistry, scope: &Scope, streams: &Streams) -> Result<Self> {
+    pub(super) fn new(
+        wire: &OciRegistry,
+        scope: &Scope,
+        streams: &Streams,
+        registries: &Registries,
+    ) -> Result<Self> {
         let reference: Reference = wire.reference.parse()?;
         let resolver = wire.resolver.clone().unwrap_or_default();
-        let is_plain = resolver.default_scheme == "http";
-        let mut options = Options {
-            hosts: standard(is_plain, Tls::default()),
-            headers: headers(&resolver.headers)?,
-            ..Options::default()
+        let credentials = match resolver.auth_stream.as_str() {
+            "" => Arc::clone(&registries.credentials),
+            id => {
+                Arc::new(Asked::new(streams.take(scope.namespace(), id)?, wire.reference.clone()))
+            }
         };
-        if !resolver.auth_stream.is_empty() {
-            let stream = streams.take(scope.namespace(), &resolver.auth_stream)?;
-            options.credentials = Arc::new(Asked::new(stream, wire.reference.clone()));
-        }
-        Ok(Self { registry: Registry::new(options), reference, name: wire.reference.clone() })
+        let behalf = Behalf {
+            hosts: directories(&resolver, registries)?.hosts(),
+            credentials,
+            headers: headers(&resolver.headers)?,
+            listener: listener(&resolver, scope, streams)?,
+        };
+        let registry = registries.shared.on_behalf(behalf);
+        let Registries { downloads, uploads, .. } = *registries;
+        Ok(Self { registry, reference, name: wire.reference.clone(), downloads, uploads })
     }
 
     /// The whole reference.
     pub(super) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// How many blobs are fetched at once.
+    pub(super) fn downloads(&self) -> usize {
+        self.downloads
+    }
+
+    /// How many blobs are sent at once.
+    pub(super) fn uploads(&self) -> usize {
+        self.uploads
     }
 
     pub(super) async fn resolve(&self) -> Result<Descriptor> {
@@ -51,6 +111,41 @@ impl Source {
     pub(super) fn pusher(&self) -> Result<Arc<dyn content::Push>> {
         self.registry.pusher(&self.reference)
     }
+}
+
+/// The client's folder, or else the daemon's own.
+fn directories(resolver: &RegistryResolver, registries: &Registries) -> Result<Directories> {
+    let roots = match resolver.host_dir.as_str() {
+        "" => registries.directories.clone(),
+        given => Directories::split(given),
+    };
+    let default_scheme = match resolver.default_scheme.as_str() {
+        "" => None,
+        "http" => Some(Scheme::Http),
+        "https" => Some(Scheme::Https),
+        other => return Err(Error::invalid(format!("unsupported scheme {other:?}"))),
+    };
+    Ok(Directories { roots, default_scheme, ..Directories::default() })
+}
+
+/// Whoever asked to hear of requests does so on their stream, or in the daemon's log.
+fn listener(
+    resolver: &RegistryResolver,
+    scope: &Scope,
+    streams: &Streams,
+) -> Result<Option<Listener>> {
+    if resolver.http_debug() == HttpDebug::Disabled {
+        return Ok(None);
+    }
+    Ok(Some(match resolver.logs_stream.as_str() {
+        "" => Arc::new(|heard| {
+            let text = heard.dump();
+            if !text.is_empty() {
+                tracing::info!("{}", text.trim_end());
+            }
+        }),
+        id => logs::onto(streams.take(scope.namespace(), id)?),
+    }))
 }
 
 fn headers(wire: &types::Labels) -> Result<HeaderMap> {
@@ -107,6 +202,6 @@ async fn ask(stream: &mut Stream, host: String, reference: String) -> Result<Opt
         AuthType::Refresh if answer.secret.is_empty() => Ok(None),
         AuthType::Refresh => Ok(Some(Credential::identity_token(answer.secret))),
         AuthType::None => Ok(None),
-        AuthType::Header => Err(Error::unimplemented("credentials as a ready header")),
+        AuthType::Header => Ok(Some(Credential::header(answer.secret))),
     }
 }

@@ -7,7 +7,7 @@ use ::records::suite::Keeper;
 use ::snapshots::{Capability, Overlay, Snapshotter};
 use metadata::{Backends, Db, Options};
 use services::{
-    Limits, containers, content, diff, images, leases, namespaces, sandboxes, snapshots,
+    Limits, containers, content, diff, images, leases, mounts, namespaces, sandboxes, snapshots,
 };
 use tempfile::TempDir;
 use tonic::service::Routes;
@@ -84,6 +84,22 @@ async fn records_are_kept_as_the_suite_says() {
             leases: leases::connect(peer.clone()),
             sandboxes: sandboxes::connect(peer),
         }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mounts_are_managed_as_the_suite_says() {
+    let servers = Servers::default();
+    ::mount::suite::run(async |work| {
+        let backends = Backends { content: Arc::<Memory>::default(), snapshotters: [].into() };
+        let db = Db::open(work.join("meta.sqlite"), backends, Options::default()).await.unwrap();
+        let handlers = [("loop".into(), Arc::new(::mount::Loop) as _)].into();
+        let activator = ::mount::Activator::open(work.join("t"), [work], handlers).unwrap();
+        db.manage_mounts(Arc::new(activator)).await.unwrap();
+        let manager = db.scope(scope()).mounts().unwrap();
+        let served = mounts::serve(move |_| Ok(manager.clone()), Limits::default());
+        mounts::connect(servers.peer(Routes::new(served)).await)
     })
     .await;
 }

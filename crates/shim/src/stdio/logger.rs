@@ -16,6 +16,9 @@ use crate::{
     ready::{Ready, nonblocking},
 };
 
+/// How long a logger may take to be ready.
+const READY: Duration = Duration::from_mins(1);
+
 /// How long a logger may take to write its last lines (containerd
 /// `cmd/containerd-shim-runc-v2/process/io.go`, `binaryIOProcTermTimeout`).
 const LAST_LINES: Duration = Duration::from_secs(12);
@@ -70,7 +73,11 @@ impl Logging {
         let child = command.spawn().context(|| "failed to start binary process")?;
         let holds = vec![out.try_clone()?, err.try_clone()?];
         let logging = Self { child, holds };
-        wait_until_ready(ready, logger.must_be_ready).await.inspect_err(|_| {
+        let is_ready = timeout(READY, wait_until_ready(ready, logger.must_be_ready)).await;
+        let is_ready = is_ready.unwrap_or_else(|_elapsed| {
+            Err(Error::deadline(format!("logging binary was not ready within {READY:?}")))
+        });
+        is_ready.inspect_err(|_| {
             // It has not become what it should be; it may also be gone.
             drop(logging.child.kill(9));
         })?;

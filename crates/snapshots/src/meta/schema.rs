@@ -5,11 +5,11 @@ use std::{path::Path, time::Duration};
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 use types::{Error, Result};
 
-use super::fault::Fault;
+use super::{fault::Fault, go};
 
 const NAME: &str = "metadata.sqlite";
 
-/// Where Go's containerd keeps the same, in a format that is not ours.
+/// Where Go's containerd keeps the same.
 const GO: &str = "metadata.db";
 
 /// How one version becomes the next. What has been released is never changed, only added to.
@@ -37,25 +37,12 @@ const MIGRATIONS: &[&str] = &["
 /// Opens the database in `root`, made or brought up to date, for writing and for reading.
 pub(super) fn open(root: &Path) -> Result<(Connection, Connection)> {
     let path = root.join(NAME);
-    refuse_foreign(root, &path)?;
     let context = |fault: Fault| Error::from(fault).context(path.display().to_string());
     let mut writer = connect(&path, OpenFlags::default()).map_err(context)?;
-    migrate(&mut writer).map_err(context)?;
+    migrate(&mut writer, &root.join(GO)).map_err(context)?;
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let reader = connect(&path, flags).map_err(context)?;
     Ok((writer, reader))
-}
-
-/// Go's snapshots would be unknown to us, and so be removed as left behind by a crash.
-fn refuse_foreign(root: &Path, path: &Path) -> Result<()> {
-    let foreign = root.join(GO);
-    if !foreign.try_exists()? || path.try_exists()? {
-        return Ok(());
-    }
-    let foreign = foreign.display();
-    Err(Error::failed_precondition(format!(
-        "{foreign} is the metadata of another implementation, whose snapshots cannot be read: move the directory away, or configure another"
-    )))
 }
 
 fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, Fault> {
@@ -69,7 +56,9 @@ fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, Fault> {
     Ok(connection)
 }
 
-fn migrate(db: &mut Connection) -> Result<(), Fault> {
+/// A new database takes over what Go's containerd has left, in the same transaction: its snapshots
+/// would be unknown to us otherwise, and so be removed as left behind by a crash.
+fn migrate(db: &mut Connection, go: &Path) -> Result<(), Fault> {
     let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let version: usize =
         transaction.pragma_query_value(None, "user_version", |row| row.get::<_, u32>(0))? as usize;
@@ -81,6 +70,9 @@ fn migrate(db: &mut Connection) -> Result<(), Fault> {
     };
     for migration in missing {
         transaction.execute_batch(migration)?;
+    }
+    if version == 0 && go.try_exists().map_err(Error::from)? {
+        go::take_over(&transaction, go)?;
     }
     transaction.pragma_update(None, "user_version", newest as u32)?;
     Ok(transaction.commit()?)
@@ -127,12 +119,14 @@ mod tests {
     }
 
     #[test]
-    fn what_go_keeps_is_not_mistaken_for_leftovers() {
+    fn what_go_keeps_and_cannot_be_read_is_not_mistaken_for_leftovers() {
         let root = tempfile::tempdir().unwrap();
         fs_err::write(root.path().join(GO), "").unwrap();
-        let error = open(root.path()).unwrap_err();
-        assert_eq!(error.kind(), Kind::FailedPrecondition);
-        assert!(error.to_string().contains("metadata.db"), "{error}");
+        for _ in 0..2 {
+            let error = open(root.path()).unwrap_err();
+            assert_eq!(error.kind(), Kind::DataLoss);
+            assert!(error.to_string().contains("metadata.db"), "{error}");
+        }
     }
 
     #[test]

@@ -15,8 +15,16 @@ use crate::tree;
 /// `TMPFS_MAGIC`, statfs(2).
 const TMPFS: u64 = 0x0102_1994;
 
-/// The options that every overlay below `root` is mounted with: `given`, and what is needed here.
-pub(super) fn options(root: &Path, given: Vec<String>) -> Result<Vec<String>> {
+/// What a directory offers.
+pub(crate) struct Found {
+    /// The options that every overlay is to be mounted with.
+    pub(crate) options: Vec<String>,
+    /// Whether owners can be shifted by mounting: Linux 5.19 and a filesystem that takes part.
+    pub(crate) shifts_ids: bool,
+}
+
+/// Tries overlays below `root` with the `given` options, and those that are needed here too.
+pub(crate) fn options(root: &Path, given: Vec<String>) -> Result<Found> {
     let probe = Probe::new(root).map_err(|error| useless(root, error))?;
     probe.check_types(root)?;
     let mut options = given;
@@ -26,8 +34,9 @@ pub(super) fn options(root: &Path, given: Vec<String>) -> Result<Vec<String>> {
     if !options.iter().any(|option| option.starts_with("index=")) && knows_index() {
         options.push("index=off".to_owned());
     }
+    let shifts_ids = probe.shifts_ids(&options);
     probe.mount(&options).map_err(|error| useless(root, error))?;
-    Ok(options)
+    Ok(Found { options, shifts_ids })
 }
 
 fn useless(root: &Path, error: Error) -> Error {
@@ -84,6 +93,13 @@ impl Probe {
         let filesystem = rustix::fs::statfs(&self.path).map_err(std::io::Error::from)?;
         let option = ["userxattr".to_owned()];
         Ok(filesystem.f_type as u64 != TMPFS && self.mount(&option).is_ok())
+    }
+
+    fn shifts_ids(&self, options: &[String]) -> bool {
+        let shift = ["uidmap=0:65534:1".to_owned(), "gidmap=0:65534:1".to_owned()];
+        // An overlay that was `volatile` once is not mounted a second time.
+        let others = options.iter().filter(|option| *option != "volatile").cloned();
+        self.mount(&shift.into_iter().chain(others).collect::<Vec<_>>()).is_ok()
     }
 
     fn mount(&self, options: &[String]) -> Result<()> {

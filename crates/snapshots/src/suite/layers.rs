@@ -5,9 +5,10 @@ use std::{os::unix::fs::PermissionsExt, path::Path};
 use fs_err as fs;
 
 use super::{
-    Claim, Suite, list,
+    Claim, Suite, committed, list,
     tree::{listing, remove, write},
 };
+use crate::{Capability, Commit};
 
 pub(super) const CLAIMS: &[Claim] = list![
     a_layer_changes_files_of_those_below,
@@ -19,6 +20,11 @@ pub(super) const CLAIMS: &[Claim] = list![
     owners_and_modes_change_layer_by_layer,
     a_directory_keeps_its_mode_through_a_commit,
     a_directory_of_a_lower_layer_can_be_renamed,
+    a_directory_is_hidden_whole_and_shown_again,
+    attributes_survive_layers,
+    times_survive_layers,
+    names_of_all_sorts_survive,
+    a_rebased_layer_lies_over_its_new_parents,
     a_hundred_and_twenty_eight_layers_are_mounted,
 ];
 
@@ -233,6 +239,125 @@ async fn a_directory_of_a_lower_layer_can_be_renamed(suite: Suite<'_>) {
     };
     let first: Change<'_> = &|root| write(root, "old/sub/file", "content");
     check(suite, &[first, &rename, &|root| write(root, "old", "a file now")]).await;
+}
+
+/// Three layers on, what the bottom had is still hidden, and what was made since is not.
+async fn a_directory_is_hidden_whole_and_shown_again(suite: Suite<'_>) {
+    check(
+        suite,
+        &[
+            &|root| {
+                write(root, "srv/a/1", "1");
+                write(root, "srv/b/2", "2");
+            },
+            &|root| {
+                remove(root, "srv/a");
+                fs::create_dir(root.join("srv/a")).expect("it is made");
+            },
+            &|root| write(root, "srv/a/3", "3"),
+            &|root| {
+                remove(root, "srv");
+                write(root, "srv/b/4", "4");
+            },
+        ],
+    )
+    .await;
+}
+
+async fn attributes_survive_layers(suite: Suite<'_>) {
+    use rustix::fs::{XattrFlags, lgetxattr, lsetxattr};
+    const CAPABILITY: &[u8] = b"\x01\0\0\x02\0\x04\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
+    let set = |root: &Path, name: &str, key: &str, value: &[u8]| {
+        lsetxattr(root.join(name), key, value, XattrFlags::empty()).expect("it is set");
+    };
+    let has = |root: &Path, name: &str, key: &str| {
+        let mut value = [0; 64];
+        let size = lgetxattr(root.join(name), key, &mut value[..]).expect("it is there");
+        value[..size].to_vec()
+    };
+    let user = suite.takes_user_attributes().await;
+    suite
+        .layer("one", None, |root| {
+            write(root, "bin/ping", "1");
+            set(root, "bin/ping", "security.capability", CAPABILITY);
+            if user {
+                set(root, "bin", "user.colour", b"red");
+            }
+        })
+        .await;
+    suite.layer("two", Some("one"), |root| write(root, "bin/other", "2")).await;
+    let mounts = suite.view("view", Some("two")).await;
+    suite.within(&mounts, |root| {
+        assert_eq!(has(root, "bin/ping", "security.capability"), CAPABILITY);
+        if user {
+            assert_eq!(has(root, "bin", "user.colour"), b"red");
+        }
+    });
+}
+
+async fn times_survive_layers(suite: Suite<'_>) {
+    use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
+    use std::os::unix::fs::MetadataExt;
+    let long_ago = Timespec { tv_sec: 981_173_106, tv_nsec: 7 };
+    suite
+        .layer("one", None, |root| {
+            write(root, "file", "old");
+            let times = Timestamps { last_access: long_ago, last_modification: long_ago };
+            utimensat(CWD, root.join("file"), &times, AtFlags::empty()).expect("it is set");
+        })
+        .await;
+    suite.layer("two", Some("one"), |root| write(root, "other", "new")).await;
+    let mounts = suite.prepare("key", Some("two")).await;
+    suite.within(&mounts, |root| {
+        let file = fs::metadata(root.join("file")).expect("it is there");
+        assert_eq!((file.mtime(), file.mtime_nsec()), (long_ago.tv_sec, long_ago.tv_nsec));
+    });
+}
+
+async fn names_of_all_sorts_survive(suite: Suite<'_>) {
+    let long = "n".repeat(suite.manner.longest_name);
+    let names =
+        ["with space", "with:colon", "with,comma", r"with\backslash", "café", "-rf", long.as_str()];
+    check(
+        suite,
+        &[
+            &|root| names.iter().for_each(|name| write(root, &format!("d/{name}"), name)),
+            &|root| names.iter().for_each(|name| write(root, &format!("d/{name}"), "again")),
+            &|root| {
+                for name in names {
+                    fs::remove_file(root.join("d").join(name)).expect("it is removed");
+                }
+            },
+        ],
+    )
+    .await;
+}
+
+/// Unpacked side by side, chained at commit: seen as if unpacked one over the other.
+async fn a_rebased_layer_lies_over_its_new_parents(suite: Suite<'_>) {
+    if !suite.snapshots.capabilities().contains(&Capability::Rebase) {
+        return;
+    }
+    let upper = suite.prepare("upper", None).await;
+    suite.within(&upper, |root| {
+        write(root, "etc/conf", "upper");
+        write(root, "only/upper", "u");
+    });
+    suite
+        .layer("lower", None, |root| {
+            write(root, "etc/conf", "lower");
+            write(root, "etc/other", "lower");
+        })
+        .await;
+    let onto = Commit { parent: Some("lower".to_owned()), ..committed() };
+    suite.snapshots.commit("top", "upper", onto).await.expect("it is rebased");
+    let mounts = suite.view("view", Some("top")).await;
+    suite.within(&mounts, |root| {
+        let text = |name: &str| fs::read_to_string(root.join(name)).expect("it is read");
+        assert_eq!(text("etc/conf"), "upper");
+        assert_eq!(text("etc/other"), "lower");
+        assert_eq!(text("only/upper"), "u");
+    });
 }
 
 async fn a_hundred_and_twenty_eight_layers_are_mounted(suite: Suite<'_>) {

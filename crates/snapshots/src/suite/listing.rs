@@ -144,11 +144,18 @@ async fn usage_grows_with_what_is_written(suite: Suite<'_>) {
         });
         let now = usage(suite, "key").await;
         assert!(now.size >= last.size + (256 << 10), "{last:?} {now:?}");
-        assert_eq!(now.inodes, last.inodes + 1);
+        if !suite.manner.images {
+            assert_eq!(now.inodes, last.inodes + 1);
+        }
         last = now;
     }
     suite.commit("name", "key").await;
-    assert_eq!(usage(suite, "name").await, last);
+    let committed = usage(suite, "name").await;
+    if suite.manner.images {
+        assert!(committed.size >= 3 * (256 << 10) && committed.inodes == 1, "{committed:?}");
+    } else {
+        assert_eq!(committed, last);
+    }
 }
 
 /// Unless layers are copies, and then they are what they take.
@@ -160,7 +167,8 @@ async fn usage_is_without_parents(suite: Suite<'_>) {
         .await;
     suite.layer("next", Some("base"), |_| ()).await;
     let (base, next) = (usage(suite, "base").await, usage(suite, "next").await);
-    assert!(next.size <= base.size && next.inodes <= base.inodes, "{base:?} {next:?}");
+    let grace = if suite.manner.images { 256 << 10 } else { 0 };
+    assert!(next.size <= base.size + grace && next.inodes <= base.inodes, "{base:?} {next:?}");
     suite.view("view", Some("next")).await;
-    assert!(usage(suite, "view").await.size <= next.size);
+    assert!(usage(suite, "view").await.size <= next.size + grace);
 }

@@ -24,6 +24,17 @@ pub(crate) fn remove(path: &Path) -> io::Result<()> {
     remove_at(path).map_err(|error| at(path, error))
 }
 
+/// Removes all that is in the directory `path`, which stays.
+pub(crate) fn empty(path: &Path) -> io::Result<()> {
+    let emptied = || {
+        let root = openat(CWD, path, DIRECTORY, Mode::empty())?;
+        let mut removal = Removal { root: &root, moved: 0 };
+        while removal.empty(&root, 0)? {}
+        Ok(())
+    };
+    emptied().map_err(|error| at(path, error))
+}
+
 fn remove_at(path: &Path) -> rustix::io::Result<()> {
     match unlinkat(CWD, path, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => return Ok(()),

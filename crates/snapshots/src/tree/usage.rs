@@ -1,8 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-use std::{collections::HashSet, ffi::CString, io, os::fd::OwnedFd, path::Path, rc::Rc};
+use std::{
+    collections::HashSet,
+    ffi::{CStr, CString},
+    io,
+    os::fd::OwnedFd,
+    path::Path,
+    rc::Rc,
+};
 
 use rustix::{
-    fs::{AtFlags, FileType, Mode, Stat, fstat, openat, statat},
+    fs::{AtFlags, CWD, FileType, Mode, Stat, fstat, openat, statat},
     io::Errno,
 };
 
@@ -13,12 +20,33 @@ use crate::Usage;
 ///
 /// The tree may change meanwhile: what is gone when it is looked at is not counted.
 pub(crate) fn usage(root: &Path) -> io::Result<Usage> {
-    let directory = open(root)?;
+    count(open(root)?, None).map_err(|error| at(root, error))
+}
+
+/// The same of what is not as it is in `base`, of which the tree began as a clone: inodes keep their
+/// numbers in a clone, and their change times until they change.
+pub(crate) fn usage_since(root: &Path, base: &Path) -> io::Result<Usage> {
+    count(open(root)?, Some(open(base)?)).map_err(|error| at(root, error))
+}
+
+/// What one file takes.
+pub(crate) fn file_usage(file: &Path) -> io::Result<Usage> {
+    let stat = statat(CWD, file, AtFlags::SYMLINK_NOFOLLOW).map_err(|error| at(file, error))?;
+    Ok(Usage { size: stat.st_blocks as u64 * 512, inodes: 1 })
+}
+
+fn count(root: OwnedFd, base: Option<OwnedFd>) -> rustix::io::Result<Usage> {
     let mut tally = Tally::default();
-    let stat = fstat(&directory).map_err(|error| at(root, error))?;
-    tally.add(&stat);
-    tally.walk(directory).map_err(|error| at(root, error))?;
+    let below = base.as_ref().map(fstat).transpose()?;
+    tally.add(&fstat(&root)?, below.as_ref());
+    tally.walk(Place { directory: Rc::new(root), base: base.map(Rc::new) })?;
     Ok(tally.usage)
+}
+
+/// A directory, and the one that it began as if there is one.
+struct Place {
+    directory: Rc<OwnedFd>,
+    base: Option<Rc<OwnedFd>>,
 }
 
 #[derive(Default)]
@@ -29,7 +57,10 @@ struct Tally {
 }
 
 impl Tally {
-    fn add(&mut self, stat: &Stat) {
+    fn add(&mut self, stat: &Stat, base: Option<&Stat>) {
+        if base.is_some_and(|base| is_same(stat, base)) {
+            return;
+        }
         let several = stat.st_nlink > 1 && !is_directory(stat);
         if several && !self.seen.insert((stat.st_dev, stat.st_ino)) {
             return;
@@ -39,16 +70,19 @@ impl Tally {
     }
 
     /// Depth first, by what is left to do instead of by recursion.
-    fn walk(&mut self, root: OwnedFd) -> rustix::io::Result<()> {
-        let mut pending: Vec<(Rc<OwnedFd>, CString)> = Vec::new();
-        let mut directory = Rc::new(root);
+    fn walk(&mut self, root: Place) -> rustix::io::Result<()> {
+        let mut pending: Vec<(Place, CString)> = Vec::new();
+        let mut place = root;
         loop {
-            for (name, _) in names(&directory)? {
-                match statat(&*directory, &name, AtFlags::SYMLINK_NOFOLLOW) {
+            for (name, _) in names(&place.directory)? {
+                let below = place.base.as_ref().and_then(|base| look(base, &name).ok());
+                match look(&place.directory, &name) {
                     Ok(stat) => {
-                        self.add(&stat);
+                        self.add(&stat, below.as_ref());
                         if is_directory(&stat) {
-                            pending.push((Rc::clone(&directory), name));
+                            let Place { directory, base } = &place;
+                            let here = Place { directory: directory.clone(), base: base.clone() };
+                            pending.push((here, name));
                         }
                     }
                     Err(Errno::NOENT) => {}
@@ -56,19 +90,34 @@ impl Tally {
                 }
             }
             match next(&mut pending)? {
-                Some(next) => directory = Rc::new(next),
+                Some(next) => place = next,
                 None => return Ok(()),
             }
         }
     }
 }
 
+fn look(directory: &OwnedFd, name: &CStr) -> rustix::io::Result<Stat> {
+    statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)
+}
+
+fn is_same(stat: &Stat, base: &Stat) -> bool {
+    let identity = |it: &Stat| (it.st_ino, it.st_ctime, it.st_ctime_nsec);
+    identity(stat) == identity(base)
+}
+
 /// The next directory that is still one.
-fn next(pending: &mut Vec<(Rc<OwnedFd>, CString)>) -> rustix::io::Result<Option<OwnedFd>> {
-    while let Some((parent, name)) = pending.pop() {
-        match openat(&*parent, &name, DIRECTORY, Mode::empty()) {
+fn next(pending: &mut Vec<(Place, CString)>) -> rustix::io::Result<Option<Place>> {
+    while let Some((Place { directory, base }, name)) = pending.pop() {
+        let enter = |parent: &OwnedFd| openat(parent, &name, DIRECTORY, Mode::empty());
+        match enter(&directory) {
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
-            opened => return opened.map(Some),
+            opened => {
+                let base = base.and_then(|base| enter(&base).ok());
+                return opened.map(|opened| {
+                    Some(Place { directory: Rc::new(opened), base: base.map(Rc::new) })
+                });
+            }
         }
     }
     Ok(None)

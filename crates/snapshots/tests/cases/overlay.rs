@@ -1,8 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
+use std::os::unix::fs::{MetadataExt, chown};
+
 use fs_err as fs;
 use futures_util::TryStreamExt;
-use snapshots::{Commit, Info, Options, Overlay, Snapshotter, UPPERDIR_LABEL};
+use mount::Temporary;
+use snapshots::{
+    Commit, GID_MAPPING_LABEL, Info, Options, Overlay, Snapshotter, UID_MAPPING_LABEL,
+    UPPERDIR_LABEL,
+};
 use types::{FieldMask, Filters, Kind, Labels};
+
+use super::disk::Disk;
 
 #[tokio::test]
 async fn mounts_read_as_gos() {
@@ -35,6 +43,57 @@ async fn the_upper_directory_is_told_as_a_label() {
     assert_eq!(walked, std::slice::from_ref(&info));
     let updated = snapshots.update(info, &FieldMask::default()).await.unwrap();
     assert_eq!(updated.labels, want);
+}
+
+/// A container of other users sees its image as its own, and nothing on disk was changed.
+#[tokio::test]
+async fn owners_are_shifted_by_labels() {
+    let Some(disk) = Disk::new("ext4", &[], &[]) else { return };
+    let snapshots = Overlay::open(disk.path(), Options::default()).unwrap();
+    let names: Vec<_> = snapshots.capabilities().iter().map(|it| it.name()).collect();
+    if !names.contains(&"remap-ids") {
+        println!("skipped: this kernel shifts no owners below an overlay: {names:?}");
+        return;
+    }
+    assert_eq!(names, ["remap-ids", "only-remap-ids", "rebase"]);
+    for (name, parent) in [("a", None), ("b", Some("a"))] {
+        let mounts = snapshots.prepare("key", parent, Labels::new()).await.unwrap();
+        let mounted = Temporary::mount(&mounts, &disk.path()).unwrap();
+        fs::write(mounted.path().join(name), "").unwrap();
+        chown(mounted.path().join(name), Some(7), Some(8)).unwrap();
+        mounted.close().unwrap();
+        snapshots.commit(name, "key", Commit::default()).await.unwrap();
+    }
+    let labels: Labels =
+        [(UID_MAPPING_LABEL, "0:100000:65536"), (GID_MAPPING_LABEL, "0:200000:65536")]
+            .map(|(label, map)| (label.to_owned(), map.to_owned()))
+            .into();
+    for (key, parent) in [("none", None), ("one", Some("a")), ("two", Some("b"))] {
+        let mounts = snapshots.prepare(key, parent, labels.clone()).await.unwrap();
+        assert!(mounts[0].options[0].starts_with("uidmap=0:100000"), "{}", mounts[0]);
+        let mounted = Temporary::mount(&mounts, &disk.path()).unwrap();
+        let owner = |name: &str| {
+            let it = fs::symlink_metadata(mounted.path().join(name)).unwrap();
+            (it.uid(), it.gid())
+        };
+        assert_eq!(owner(""), (100_000, 200_000), "{key}");
+        if parent.is_some() {
+            assert_eq!(owner("a"), (100_007, 200_008), "{key}");
+        }
+        mounted.close().unwrap();
+    }
+    let untouched = fs::symlink_metadata(disk.path().join("snapshots/1/fs/a")).unwrap();
+    assert_eq!((untouched.uid(), untouched.gid()), (7, 8));
+}
+
+#[tokio::test]
+async fn labels_that_map_nothing_make_no_snapshot() {
+    let root = tempfile::tempdir().unwrap();
+    let snapshots = Overlay::open(root.path(), Options::default()).unwrap();
+    let labels = Labels::from([(UID_MAPPING_LABEL.to_owned(), "0:1:1".to_owned())]);
+    let error = snapshots.prepare("key", None, labels).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::InvalidArgument, "{error}");
+    assert!(snapshots.stat("key").await.unwrap_err().is_not_found());
 }
 
 #[test]

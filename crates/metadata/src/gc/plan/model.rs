@@ -26,6 +26,7 @@ fn kind() -> impl Strategy<Value = Kind> {
         3 => Just(Kind::Image),
         1 => Just(Kind::Ingest),
         1 => Just(Kind::Sandbox),
+        2 => Just(Kind::Mount),
         2 => Just(Kind::Lease),
         4 => prop_oneof![Just("overlayfs"), Just("native")]
             .prop_map(|name| Kind::Snapshot(Arc::from(name))),
@@ -79,6 +80,7 @@ fn entry() -> impl Strategy<Value = Entry> {
         Just(Kind::Content),
         Just(Kind::Image),
         Just(Kind::Ingest),
+        Just(Kind::Mount),
         Just(Kind::Snapshot("overlayfs".into())),
     ];
     let held = proptest::collection::vec((held, 0..NAMES), 0..4);
@@ -87,7 +89,7 @@ fn entry() -> impl Strategy<Value = Entry> {
         let own = |kind: Kind, key: usize| Node::new(&node.namespace, kind, key.to_string());
         let first = held.first().map_or(0, |(_, key)| *key);
         let refs = match &node.kind {
-            Kind::Content | Kind::Sandbox => vec![],
+            Kind::Content | Kind::Sandbox | Kind::Mount => vec![],
             Kind::Image | Kind::Ingest => vec![own(Kind::Content, first)],
             Kind::Container => vec![own(Kind::Snapshot("overlayfs".into()), first)],
             // Parents have greater numbers: there are no circles of them.
@@ -103,6 +105,7 @@ fn entry() -> impl Strategy<Value = Entry> {
         };
         let stay = match node.kind {
             Kind::Container | Kind::Sandbox => Stay::Yes,
+            Kind::Mount if later => Stay::Yes,
             Kind::Ingest if later => Stay::Until(now() + Duration::from_hours(1)),
             Kind::Ingest => Stay::Until(now() - Duration::from_hours(1)),
             _ => Stay::No,
@@ -168,7 +171,7 @@ fn is_attached(to: &Entry, from: &Node, entries: &[Entry]) -> bool {
     let holds = match when {
         "usedat<1h" => hours < 1.0,
         "usedat>1h" => hours > 1.0,
-        _ => hours < 2.0 || hours > 9.0,
+        _ => !(2.0..=9.0).contains(&hours),
     };
     key == to.node.key && holds
 }
@@ -182,13 +185,17 @@ fn kept(entries: &[Entry]) -> BTreeSet<(Node, bool)> {
             (Kind::Image | Kind::Lease, _) => !is_expired(entry),
             (Kind::Ingest, Stay::Until(time)) => time >= now(),
             (Kind::Content | Kind::Snapshot(_), _) => has(entry, "root"),
+            (Kind::Mount, Stay::Yes) => true,
+            (Kind::Mount, _) => says(entry, "expire").is_some_and(|time| time >= now()),
             _ => false,
         };
         if is_root {
             kept.insert((entry.node.clone(), true));
         }
         if is_root && entry.node.kind == Kind::Lease {
-            let is_full = |node: &Node| !has(entry, "flat") || node.kind == Kind::Ingest;
+            let is_full = |node: &Node| {
+                !has(entry, "flat") || matches!(node.kind, Kind::Ingest | Kind::Mount)
+            };
             kept.extend(entry.refs.iter().map(|node| (node.clone(), is_full(node))));
         }
     }

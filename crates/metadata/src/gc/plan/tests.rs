@@ -28,6 +28,7 @@ fn show(node: &Node) -> String {
         Kind::Image => "image",
         Kind::Ingest => "ingest",
         Kind::Lease => "lease",
+        Kind::Mount => "mount",
         Kind::Snapshot(snapshotter) => snapshotter,
     };
     format!("{kind} {}", node.key)

@@ -152,6 +152,13 @@ impl Ingest for Writing {
         }
     }
 
+    async fn settled(&mut self) -> Result<Option<Digest>> {
+        match &mut self.state {
+            State::Open(ingest) => ingest.settled().await,
+            _ => Ok(self.digest()),
+        }
+    }
+
     async fn write(&mut self, data: Bytes) -> Result<()> {
         if data.is_empty() {
             return Ok(());
