@@ -3,6 +3,7 @@
 
 mod archives;
 mod codes;
+mod configs;
 mod content;
 mod daemon;
 mod docker;

@@ -23,11 +23,11 @@ use tokio_util::sync::CancellationToken;
 use types::{Context, Error, Platform, Result, Scope};
 
 use crate::{
-    Config,
+    Config, deprecations,
     differs::Differs,
     distribution,
     identity::{claim, identity},
-    listeners::listen,
+    listeners::{listen, listen_tcp},
     metrics, notify,
     plugins::{self, kinds},
     proxies::Proxies,
@@ -234,8 +234,17 @@ impl Daemon {
         let grpc = listen(&config.grpc.address, &config.grpc).await?;
         let ttrpc = listen(&config.ttrpc_address(), &config.ttrpc).await?;
         let end = CancellationToken::new();
-        let identity = identity(&config.root)?;
+        let mut identity = identity(&config.root)?;
+        identity.deprecations = deprecations::of(config);
+        for warning in &identity.deprecations {
+            tracing::warn!("{}: {}", warning.id, warning.message);
+        }
         let rim = rim::grpc(parts, identity, self.inspect(parts).into(), config.grpc.limits);
+        let mut also = JoinSet::new();
+        if !config.tcp.address.is_empty() {
+            let tcp = listen_tcp(&config.tcp).await?;
+            also.spawn(rim.clone().serve_tcp(tcp, end.clone().cancelled_owned()));
+        }
         let mut grpc = tokio::spawn(rim.serve(grpc, end.clone().cancelled_owned()));
         if let Some(listener) = metrics::listen(&config.metrics).await? {
             let source = Arc::new(self.metrics(parts)?);
@@ -250,6 +259,9 @@ impl Daemon {
         tokio::select! {
             () = shutdown => {}
             ended = &mut grpc => return Err(broken("gRPC", ended.map(Result::err))),
+            Some(ended) = also.join_next() => {
+                return Err(broken("gRPC over TCP", ended.map(Result::err)));
+            }
             ended = &mut ttrpc => {
                 let ended = ended.map(|served| served.err().map(Error::from));
                 return Err(broken("ttrpc", ended));

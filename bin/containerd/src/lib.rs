@@ -23,6 +23,7 @@
 
 mod config;
 mod daemon;
+mod deprecations;
 mod differs;
 mod distribution;
 mod identity;
