@@ -10,7 +10,7 @@ use types::{Any, Error, Kind, Result, Scope};
 /// More than any event is.
 const LONGEST: u64 = 4 << 20;
 /// How long the daemon may take, to be reached and to answer.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Binary to publish events to containerd
 #[derive(Debug, Args)]

@@ -135,7 +135,7 @@ mod tests {
 
     use super::*;
 
-    fn usage(message: &(impl Message + Name)) -> Usage {
+    fn usage(message: &impl Name) -> Usage {
         let packed = api::pack(message);
         Usage {
             namespace: "n\"s".into(),

@@ -249,7 +249,7 @@ mod tests {
         })
     }
 
-    fn call<'a>(method: &'a str, patience: Duration) -> Call<'a> {
+    fn call(method: &str, patience: Duration) -> Call<'_> {
         let payload = Bytes::from_static(b"hello");
         Call { service: "x.Echo", method, namespace: "ns", payload, patience: Some(patience) }
     }
