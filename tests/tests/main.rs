@@ -3,10 +3,12 @@
 
 mod archives;
 mod codes;
+mod configs;
 mod content;
 mod daemon;
 mod docker;
 mod events;
+mod execution;
 mod faults;
 mod hostile;
 mod hosts;
@@ -14,6 +16,7 @@ mod images;
 mod keeping;
 mod leases;
 mod namespaces;
+mod observing;
 mod refusals;
 mod restart;
 mod run;
