@@ -27,5 +27,6 @@ mod store;
 mod takeover;
 mod tasks;
 mod terminal;
+mod trust;
 mod version;
 mod wire;

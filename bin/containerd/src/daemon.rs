@@ -35,6 +35,7 @@ use crate::{
     restarts, rim,
     sandboxes::Sandboxers,
     state_dump,
+    trusted::Trust,
 };
 
 /// How long requests that are under way may take once the daemon is told to end.
@@ -58,6 +59,8 @@ pub(crate) struct Parts {
     pub(crate) flights: Flights,
     /// How registries are reached.
     pub(crate) registries: Registries,
+    /// Which images are taken.
+    pub(crate) trust: Arc<Trust>,
 }
 
 impl Daemon {
@@ -165,7 +168,8 @@ impl Daemon {
         let sandboxers = Sandboxers::open(config, &db, &exchange, &shims, remote)?;
         let flights = Flights::default();
         let registries = distribution::registries(config)?;
-        Ok(Parts { db, exchange, shims, differs, sandboxers, proxies, flights, registries })
+        let trust = Arc::new(Trust::read(config, registries.clone())?);
+        Ok(Parts { db, exchange, shims, differs, sandboxers, proxies, flights, registries, trust })
     }
 
     /// Mounts that were left are taken away before anything else can ask for them. What goes wrong
@@ -366,8 +370,8 @@ impl Parts {
                 Arc::new(move |name| snapshotter(&scoped, name))
             },
             differ: self.differ(&scoped),
-            images: scoped.images(),
-            containers: scoped.containers(),
+            images: self.trust.images(&self.db, scope),
+            containers: self.trust.containers(&self.db, scope),
             leases: scoped.leases(),
             namespaces: self.db.namespaces(),
             mounts: scoped.mounts(),

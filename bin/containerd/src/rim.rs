@@ -63,10 +63,23 @@ pub(crate) fn grpc(
             },
             streams,
             parts.registries.clone(),
+            parts.trust.clone(),
             limits,
         ))
-        .add_service(containers::serve(with(&scoped, |it| Ok(it.containers())), limits))
-        .add_service(images::serve(with(&scoped, |it| Ok(it.images())), limits))
+        .add_service(containers::serve(
+            {
+                let (trust, db) = (parts.trust.clone(), parts.db.clone());
+                move |scope: &Scope| Ok(trust.containers(&db, scope))
+            },
+            limits,
+        ))
+        .add_service(images::serve(
+            {
+                let (trust, db) = (parts.trust.clone(), parts.db.clone());
+                move |scope: &Scope| Ok(trust.images(&db, scope))
+            },
+            limits,
+        ))
         .add_service(leases::serve(with(&scoped, |it| Ok(it.leases())), limits))
         .add_service(sandboxes::serve(with(&scoped, |it| Ok(it.sandboxes())), limits))
         .add_service(sandboxers::serve(
