@@ -14,6 +14,7 @@ mod images;
 mod keeping;
 mod leases;
 mod namespaces;
+mod powercuts;
 mod refusals;
 mod restart;
 mod run;
