@@ -2,6 +2,7 @@
 //! The scenarios: claims, played on the distribution's containerd first and then on ours.
 
 mod archives;
+mod audits;
 mod codes;
 mod content;
 mod daemon;

@@ -33,7 +33,7 @@ pub(crate) fn run(options: &[&str]) -> Outcome {
     let report = play(plan, tell)?;
     show::chapter("figures");
     print!("{}", figures(&report));
-    println!("{:34} {:6.0} s", "took", began.elapsed().as_secs_f64());
+    println!("{:40} {:6.0} s", "took", began.elapsed().as_secs_f64());
     if plan.parts == Parts::REFERENCE { Ok(()) } else { ensure_clean(&report.findings) }
 }
 
@@ -60,13 +60,14 @@ fn tell(cut: usize, findings: &[Finding]) {
 }
 
 fn figures(report: &Report) -> String {
-    let mut text = String::new();
-    let mut row = |name: &str, count: usize| text.push_str(&format!("{name:34} {count:6}\n"));
-    row("cuts", report.cuts);
-    row("acknowledged things looked for", report.promised);
-    row("unpacked images compared", report.layers);
-    for class in Class::ALL {
-        row(&format!("cuts with: {}", class.name()), report.cuts_with(class));
-    }
-    text
+    let counts = [
+        ("cuts", report.cuts),
+        ("acknowledged things looked for", report.promised),
+        ("unpacked images compared", report.layers),
+    ];
+    let counts = counts.map(|(name, count)| (name.to_owned(), count));
+    let classes = Class::ALL.map(|class| (format!("cuts with: {}", class.name()), class));
+    let classes = classes.map(|(name, class)| (name, report.cuts_with(class)));
+    let rows = counts.into_iter().chain(classes);
+    rows.map(|(name, count)| format!("{name:40} {count:6}\n")).collect()
 }

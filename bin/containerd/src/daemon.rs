@@ -5,7 +5,13 @@
 //! claim root --> parts --> metadata --> shims (found in the background) --> listen --> serve
 //!                                                               signal --> answer what is open --> end
 //! ```
-use std::{future::Future, os::unix::fs::DirBuilderExt, path::Path, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use client::{Client, Under};
 use content::Store;
@@ -35,6 +41,7 @@ use crate::{
     restarts, rim,
     sandboxes::Sandboxers,
     state_dump,
+    store::Overview,
 };
 
 /// How long requests that are under way may take once the daemon is told to end.
@@ -229,7 +236,9 @@ impl Daemon {
         let ttrpc = listen(&config.ttrpc_address(), &config.ttrpc).await?;
         let end = CancellationToken::new();
         let identity = identity(&config.root)?;
-        let rim = rim::grpc(parts, identity, self.inspect(parts).into(), config.grpc.limits);
+        let address = PathBuf::from(&config.grpc.address);
+        let store = Arc::new(Overview::new(parts.db.clone(), config.state.clone(), address));
+        let rim = rim::grpc(parts, identity, self.inspect(parts).into(), store, config.grpc.limits);
         let mut grpc = tokio::spawn(rim.serve(grpc, end.clone().cancelled_owned()));
         let shims = rim::ttrpc(parts);
         let ttrpc_end = end.clone().cancelled_owned();

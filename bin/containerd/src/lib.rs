@@ -37,6 +37,7 @@ mod rim;
 mod sandboxes;
 mod schedule;
 mod state_dump;
+mod store;
 
 pub use config::{Config, Warning, default_text, dump, migrate};
 pub use daemon::Daemon;

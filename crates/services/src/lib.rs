@@ -28,6 +28,7 @@ pub mod namespaces;
 pub mod sandboxers;
 pub mod sandboxes;
 pub mod snapshots;
+pub mod store;
 pub mod streaming;
 pub mod tasks;
 pub mod transfer;
