@@ -3,11 +3,13 @@
 
 mod archives;
 mod codes;
+mod conformance;
 mod content;
 mod daemon;
 mod docker;
 mod events;
 mod faults;
+mod hardship;
 mod hostile;
 mod hosts;
 mod images;
@@ -20,6 +22,7 @@ mod run;
 mod sandboxes;
 mod shims;
 mod snapshots;
+mod steps;
 mod store;
 mod takeover;
 mod tasks;

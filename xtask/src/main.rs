@@ -6,6 +6,7 @@
 //!             test    know that it works: what CI runs
 //!             tidy    the rules that no compiler knows
 //!             bench   figures beside those of the distribution's containerd
+//!             soak    many containers, and what they leave
 //!             quotas  tests of project quotas, under a kernel that has them
 //!             ci      test and demo, and what else is installed that checks
 //! ```
@@ -17,6 +18,7 @@ mod install;
 mod quotas;
 mod run;
 mod show;
+mod soak;
 mod stop;
 mod test;
 mod tidy;
@@ -35,6 +37,8 @@ cargo xtask <task>
   tidy                 dependency table, file names, licence lines, lengths, forbidden words
   bench [--reference] [--rounds N]
                        memory, start, run and pull, beside the distribution's containerd
+  soak [--containers N] [--release]
+                       many containers come and go: what is left, and how the daemon grows
   quotas               tests of project quotas, under a kernel that has them
   ci                   test, then demo, and cargo-deny, cargo-machete and typos if installed
 ";
@@ -62,6 +66,7 @@ fn task(words: &[&str]) -> Outcome {
         ["tidy"] => tidy::run(),
         ["quotas"] => quotas::run(),
         ["bench", options @ ..] => bench::run(options),
+        ["soak", options @ ..] => soak::run(options),
         ["ci"] => ci::run(),
         ["help" | "--help" | "-h"] => {
             print!("{HELP}");

@@ -130,8 +130,16 @@ fn is_missing_service(status: &ttrpc::Status) -> bool {
 fn error(status: ttrpc::Status) -> Error {
     let kind =
         if status.is_closed() { Kind::Unavailable } else { Kind::from_code(status.code as i32) };
-    Error::said(kind, status.message)
+    let mut words = status.message;
+    // Compat: people and programs know these words by their end (containerd `errdefs/grpc.go`).
+    if kind == Kind::Unknown && !words.ends_with(UNKNOWN) {
+        words.push_str(UNKNOWN);
+    }
+    Error::said(kind, words)
 }
+
+/// How what has no better code ends.
+const UNKNOWN: &str = ": unknown";
 
 /// A state as a shim tells it. The task API of Go's shims may leave ids out, so the caller says them.
 pub(crate) fn process(id: &str, exec_id: &str, state: pb::StateResponse) -> Process {
@@ -168,6 +176,18 @@ pub(crate) fn time(timestamp: Option<Timestamp>) -> SystemTime {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_has_no_code_says_so_once() {
+        let said = |words: &str| error(ttrpc::Status::new(Code::Unknown, words)).to_string();
+        assert_eq!(
+            said("cannot start a running process"),
+            "cannot start a running process: unknown"
+        );
+        assert_eq!(said("no luck: unknown"), "no luck: unknown");
+        let missing = error(ttrpc::Status::new(Code::NotFound, "process does not exist a"));
+        assert_eq!(missing.to_string(), "process does not exist a");
+    }
 
     #[test]
     fn only_a_stopped_process_has_an_exit() {

@@ -15,6 +15,7 @@ use events::{Event, Publisher, Typed};
 use futures_util::future::BoxFuture;
 use mount::Manager;
 use records::{Container, Records};
+use sys::failpoint;
 use tokio_util::task::TaskTracker;
 use types::{Any, Context, Error, Kind, Result, Scope};
 
@@ -227,7 +228,9 @@ impl Shims {
     ) -> Result<(Shim, Forwarding)> {
         let log = Forwarding::open(&bundle.log(), &bundle.id)?;
         let answer: Answer = binary::start(&self.config, &program, bundle, options).await?;
+        failpoint::reach("daemon.create.started")?;
         bundle.remember(&program, &answer)?;
+        failpoint::reach("daemon.create.remembered")?;
         let patience = self.config.timeouts.load;
         let shim = Shim::connect(bundle.clone(), program, &answer, patience).await?;
         Ok((shim, log))
