@@ -100,7 +100,7 @@ fn a_full_disk_is_told_and_got_over(world: &mut World) -> Outcome {
     sh(&fill)?.ok()?;
     let id = world.id("full");
     let run = ["run", "-d", "--null-io", &image, &id, "sleep", "1000"];
-    world.ctr.refused(run, &["no space left on device"])?;
+    world.ctr.refused(run, &["space left on device"])?;
     ensure!(world.daemon.estate().shims().is_empty(), "a shim is left");
     let tasks = world.ctr.lines(["tasks", "ls", "-q"])?;
     ensure!(tasks.is_empty(), "left: {tasks:?}");
@@ -133,8 +133,10 @@ fn a_container_outlives_its_root_filesystem(world: &mut World) -> Outcome {
 
 /// A runtime that says nothing any more once a file is there.
 fn hanging(world: &World) -> Outcome<(String, String)> {
-    let dir = world.daemon.home().join("tmp");
-    let (program, flag) = (dir.join("slow-runc"), dir.join("hang"));
+    // Its name says that it runs plain processes, which may be signalled without it.
+    let dir = world.daemon.home().join("tmp/slow");
+    fs_err::create_dir(&dir)?;
+    let (program, flag) = (dir.join("runc"), dir.join("hang"));
     let flag = flag.display().to_string();
     let script = format!("#!/bin/sh\nwhile [ -e {flag} ]; do sleep 0.1; done\nexec runc \"$@\"\n");
     fs_err::write(&program, script)?;
@@ -164,8 +166,13 @@ fn a_runtime_that_hangs_holds_up_only_its_own(world: &mut World) -> Outcome {
     assert_eq!((late.code(), late.stdout.as_str()), (Some(0), "late\n"), "{}", late.told());
     // Killed while the runtime hangs: the call in the way is ended with it.
     fs_err::write(&flag, "")?;
+    let pause = world.ctr.start(["tasks", "pause", &slow])?;
+    wait::until("a runtime that hangs", PATIENCE, || Ok((calls() > 0).then_some(())))?;
+    let started = Instant::now();
     world.ctr.ok(["tasks", "kill", "--signal", "KILL", &slow])?;
-    world.ctr.wait_for_state(&slow, "STOPPED", PATIENCE)?;
+    ensure!(started.elapsed() < Duration::from_secs(10), "a kill took {:?}", started.elapsed());
+    pause.wait(PATIENCE)?.refused(&["was interrupted"])?;
     fs_err::remove_file(&flag)?;
+    world.ctr.wait_for_state(&slow, "STOPPED", PATIENCE)?;
     world.ctr.remove(&slow)
 }
