@@ -151,7 +151,8 @@ impl Parts {
         let is_short = host == DOCKER_HOST && !path.contains('/');
         let path = if is_short { format!("{DOCKER_LIBRARY}{path}") } else { path };
         let is_digest = |text: &str| text.parse::<types::Digest>().is_ok();
-        if !path.split('/').all(is_component)
+        if !is_domain(host)
+            || !path.split('/').all(is_component)
             || !tag.is_none_or(is_tag)
             || !digest.is_none_or(is_digest)
         {
@@ -162,6 +163,26 @@ impl Parts {
         let (tag, digest) = (tag.map(str::to_owned), digest.map(str::to_owned));
         Ok(Self { host: host.to_owned(), path, tag, digest })
     }
+}
+
+/// Words with dots between them, or an IPv6 address in brackets; and a port or none
+/// (distribution/reference `regexp.go`, `domainAndPort`).
+fn is_domain(host: &str) -> bool {
+    let (name, port) = match host.rsplit_once(':') {
+        Some((name, port)) if !port.contains(']') => (name, Some(port)),
+        _ => (host, None),
+    };
+    let is_word = |word: &str| {
+        let ends = word.bytes().next().zip(word.bytes().last());
+        ends.is_some_and(|(first, last)| [first, last].iter().all(u8::is_ascii_alphanumeric))
+            && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    };
+    let address = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let is_name = match address {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => name.split('.').all(is_word),
+    };
+    is_name && port.is_none_or(|port| !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()))
 }
 
 /// Lower-case letters and digits, with `.`, `_`, `__` or dashes between them.
@@ -246,13 +267,16 @@ mod tests {
             ("me/app:1", "docker.io/me/app:1"),
             ("localhost/app:1", "localhost/app:1"),
             ("r.io:5000/a/b", "r.io:5000/a/b:latest"),
+            ("[::2]:5000/a", "[::2]:5000/a:latest"),
         ] {
             assert_eq!(normalized(short).unwrap(), full);
             let tagged =
                 if short.contains(":1") { short.into() } else { format!("{short}:latest") };
             assert_eq!(familiar(full).unwrap(), tagged);
         }
-        for bad in ["", "a//b", "A", "../etc", "a:", "a@sha256:0", "a b", "-a"] {
+        for bad in
+            ["", "a//b", "A", "../etc", "a:", "a@sha256:0", "a b", "-a", "r.io:x/a", "[1]/a.b"]
+        {
             let error = normalized(bad).unwrap_err();
             assert_eq!(error.kind(), types::Kind::InvalidArgument, "{bad}");
         }

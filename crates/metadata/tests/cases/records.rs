@@ -128,7 +128,8 @@ async fn a_database_without_sandboxes_is_brought_up_to_date() {
     db.scope(scope()).containers().create(container("c", "s")).await.unwrap();
     drop(db);
     // The writer ends in its own time, and the file is its alone until then.
-    let old = "DROP TABLE sandbox_extensions; DROP TABLE sandboxes; PRAGMA user_version = 1";
+    let old = "DROP TABLE sandbox_extensions; DROP TABLE sandboxes; DROP TABLE mounts;
+        DELETE FROM state WHERE name = 'activation'; PRAGMA user_version = 1";
     rusqlite::Connection::open(&path).unwrap().execute_batch(old).unwrap();
     let db = open().await;
     db.scope(scope()).containers().get("c").await.unwrap();
