@@ -3,11 +3,13 @@
 
 mod archives;
 mod codes;
+mod configs;
 mod conformance;
 mod content;
 mod daemon;
 mod docker;
 mod events;
+mod execution;
 mod faults;
 mod hardship;
 mod hostile;
@@ -16,6 +18,7 @@ mod images;
 mod keeping;
 mod leases;
 mod namespaces;
+mod observing;
 mod refusals;
 mod restart;
 mod run;
