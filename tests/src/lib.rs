@@ -35,6 +35,7 @@ mod http;
 mod image;
 mod knobs;
 pub mod parts;
+pub mod powercut;
 pub mod probe;
 pub mod process;
 pub mod procfs;

@@ -7,6 +7,7 @@
 //!             tidy    the rules that no compiler knows
 //!             bench   figures beside those of the distribution's containerd
 //!             soak    many containers, and what they leave
+//!             powercut  what a power cut leaves, at random instants
 //!             quotas  tests of project quotas, under a kernel that has them
 //!             ci      test and demo, and what else is installed that checks
 //! ```
@@ -15,6 +16,7 @@ mod bench;
 mod ci;
 mod demo;
 mod install;
+mod powercut;
 mod quotas;
 mod run;
 mod show;
@@ -39,6 +41,8 @@ cargo xtask <task>
                        memory, start, run and pull, beside the distribution's containerd
   soak [--containers N] [--release]
                        many containers come and go: what is left, and how the daemon grows
+  powercut [--cuts N] [--fs ext4|xfs] [--daemon ours|go] [--seed N]
+                       cut the power at random instants, and count what was lost or broken
   quotas               tests of project quotas, under a kernel that has them
   ci                   test, then demo, and cargo-deny, cargo-machete and typos if installed
 ";
@@ -67,6 +71,7 @@ fn task(words: &[&str]) -> Outcome {
         ["quotas"] => quotas::run(),
         ["bench", options @ ..] => bench::run(options),
         ["soak", options @ ..] => soak::run(options),
+        ["powercut", options @ ..] => powercut::run(options),
         ["ci"] => ci::run(),
         ["help" | "--help" | "-h"] => {
             print!("{HELP}");

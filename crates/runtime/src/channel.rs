@@ -104,7 +104,8 @@ mod tests {
     #[test]
     fn what_has_no_code_says_so_once() {
         let said = |words: &str| error(ttrpc::Status::new(Code::Unknown, words)).to_string();
-        assert_eq!(said("cannot start a process"), "cannot start a process: unknown");
+        let started = "cannot start a running process";
+        assert_eq!(said(started), "cannot start a running process: unknown");
         assert_eq!(said("no luck: unknown"), "no luck: unknown");
         let missing = error(ttrpc::Status::new(Code::NotFound, "process does not exist a"));
         assert_eq!(missing.to_string(), "process does not exist a");

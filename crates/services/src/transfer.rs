@@ -15,6 +15,7 @@
 //! progress, and who it is to a registry.
 mod archive;
 mod client;
+mod gate;
 mod logs;
 mod progress;
 mod source;
@@ -33,6 +34,7 @@ use tonic::{Request, Response};
 use types::{Context, Error, Platform, Result, Scope};
 
 pub use client::{Fetched, Imported, export, fetch, import};
+pub use gate::{Gate, Open, Resolved};
 
 use crate::call::{Limits, Reply, detached, limited, open, status};
 use crate::convert::{FromWire, present};
@@ -49,20 +51,21 @@ pub fn serve<F>(
     find: F,
     streams: Streams,
     registries: Registries,
+    gate: Arc<dyn Gate>,
     limits: Limits,
 ) -> TransferServer<Server<F>>
 where
     F: Fn(&Scope) -> Result<Client> + Send + Sync + 'static,
 {
-    limited!(TransferServer::new(Server { find, streams, registries }), limits)
+    limited!(TransferServer::new(Server { find, streams, registries, gate }), limits)
 }
 
 /// Puts transfers on the wire.
-#[derive(Debug)]
 pub struct Server<F> {
     find: F,
     streams: Streams,
     registries: Registries,
+    gate: Arc<dyn Gate>,
 }
 
 #[tonic::async_trait]
@@ -84,8 +87,10 @@ where
             None => Arc::new(Silent),
         };
         let ends = plan.ends(&scope, &self.streams, &self.registries).map_err(status)?;
+        let gate = Arc::clone(&self.gate);
         let done = detached(async move {
-            let outcome = plan.run(&client, ends, progress).await;
+            let asked = Asked { gate: &*gate, scope: &scope };
+            let outcome = plan.run(&client, ends, progress, asked).await;
             if let Some(reporter) = reporter {
                 reporter.finish().await;
             }
@@ -111,6 +116,12 @@ enum Ends {
     One(Stream),
     Both(Stream, Stream),
     None,
+}
+
+/// On whose behalf, and who has to agree.
+struct Asked<'a> {
+    gate: &'a dyn Gate,
+    scope: &'a Scope,
 }
 
 impl Plan {
@@ -161,9 +172,17 @@ impl Plan {
         }
     }
 
-    async fn run(self, client: &Client, ends: Ends, progress: Arc<dyn Progress>) -> Result<()> {
+    async fn run(
+        self,
+        client: &Client,
+        ends: Ends,
+        progress: Arc<dyn Progress>,
+        asked: Asked<'_>,
+    ) -> Result<()> {
         match (self, ends) {
-            (Self::Pull { to, .. }, Ends::Registry(it)) => pull(client, it, to, progress).await,
+            (Self::Pull { to, .. }, Ends::Registry(it)) => {
+                pull(client, it, to, progress, asked).await
+            }
             (Self::Push { from, .. }, Ends::Registry(it)) => push(client, it, from, progress).await,
             (Self::Import { from, to }, Ends::One(stream)) => {
                 archive::import(client, from, stream, to, progress).await
@@ -190,14 +209,16 @@ async fn pull(
     source: Source,
     to: ImageStore,
     progress: Arc<dyn Progress>,
+    asked: Asked<'_>,
 ) -> Result<()> {
     let said = |event: String| ::client::Event { event: event.into(), ..Default::default() };
     let registry = format!("OCI Registry ({})", source.name());
     progress.report(said(format!("Resolving from {registry}")));
     let context = || format!("failed to resolve reference {:?}", source.name());
     let target = source.resolve().await.context(context)?;
-    progress.report(said(format!("Pulling from {registry}")));
     let name = if to.name.is_empty() { source.name().to_owned() } else { to.name.clone() };
+    asked.gate.admit(asked.scope, &source.resolved(&target, &name)).await?;
+    progress.report(said(format!("Pulling from {registry}")));
     let pull = Pull {
         name,
         target,

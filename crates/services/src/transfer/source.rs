@@ -13,7 +13,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::sync::{mpsc, oneshot};
 use types::{Descriptor, Error, Kind, Result, Scope};
 
-use super::logs;
+use super::{Resolved, logs};
 use crate::streaming::{Stream, Streams};
 
 /// How registries are reached on behalf of clients: what all transfers share, and what holds where a
@@ -98,6 +98,12 @@ impl Source {
     /// How many blobs are sent at once.
     pub(super) fn uploads(&self) -> usize {
         self.uploads
+    }
+
+    /// What it was found to mean, to be stored as `name`.
+    pub(super) fn resolved<'a>(&'a self, target: &'a Descriptor, name: &'a str) -> Resolved<'a> {
+        let Self { registry, reference, name: source, .. } = self;
+        Resolved { source, name, target, registry, reference }
     }
 
     pub(super) async fn resolve(&self) -> Result<Descriptor> {
