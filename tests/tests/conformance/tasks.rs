@@ -51,6 +51,10 @@ pub(super) fn play_tasks(world: &World, table: &Table) -> Outcome {
     for state in TASK_STATES {
         let mut id = stage.task(state)?;
         for call in TASK_CALLS {
+            // That is up to the machine's criu.
+            if call == "Checkpoint" && ["running", "paused"].contains(&state) {
+                continue;
+            }
             let answer = stage.ask(call, &id, "");
             table.check(["a task", &format!("Tasks.{call}"), state], &id, &answer);
             if answer.starts_with("OK") && CHANGES.contains(&call) {
