@@ -2,6 +2,7 @@
 //! The scenarios: claims, played on the distribution's containerd first and then on ours.
 
 mod archives;
+mod audits;
 mod codes;
 mod configs;
 mod content;
@@ -17,6 +18,7 @@ mod keeping;
 mod leases;
 mod namespaces;
 mod observing;
+mod powercuts;
 mod refusals;
 mod restart;
 mod run;

@@ -5,7 +5,13 @@
 //! claim root --> parts --> metadata --> shims (found in the background) --> listen --> serve
 //!                                                               signal --> answer what is open --> end
 //! ```
-use std::{future::Future, os::unix::fs::DirBuilderExt, path::Path, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use client::{Client, KeptCheckpoints, Under};
 use content::Store;
@@ -35,6 +41,7 @@ use crate::{
     restarts, rim,
     sandboxes::Sandboxers,
     state_dump,
+    store::Overview,
     trusted::Trust,
 };
 
@@ -243,7 +250,9 @@ impl Daemon {
         for warning in &identity.deprecations {
             tracing::warn!("{}: {}", warning.id, warning.message);
         }
-        let rim = rim::grpc(parts, identity, self.inspect(parts).into(), config.grpc.limits);
+        let address = PathBuf::from(&config.grpc.address);
+        let store = Arc::new(Overview::new(parts.db.clone(), config.state.clone(), address));
+        let rim = rim::grpc(parts, identity, self.inspect(parts).into(), store, config.grpc.limits);
         let mut also = JoinSet::new();
         if !config.tcp.address.is_empty() {
             let tcp = listen_tcp(&config.tcp).await?;

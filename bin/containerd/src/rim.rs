@@ -7,11 +7,12 @@ use std::{
 };
 
 use futures_util::{FutureExt, future::BoxFuture};
+use records::Auditor;
 
 use services::{
     Limits, containers, content, diff, events, health, images,
     introspection::{self, Identity, Plugin},
-    leases, mounts, namespaces, sandboxers, sandboxes, snapshots,
+    leases, mounts, namespaces, sandboxers, sandboxes, snapshots, store,
     streaming::{self, Streams},
     tasks, transfer,
     version::{self, Version},
@@ -40,6 +41,7 @@ pub(crate) fn grpc(
     parts: &Parts,
     identity: Identity,
     plugins: Arc<[Plugin]>,
+    auditor: Arc<dyn Auditor>,
     limits: Limits,
 ) -> Rim {
     let db = parts.db.clone();
@@ -55,6 +57,7 @@ pub(crate) fn grpc(
         .add_service(introspection::serve(identity, plugins, inspect(parts), limits))
         .add_service(namespaces::serve(parts.db.namespaces(), limits))
         .add_service(events::serve(parts.exchange.clone(), limits))
+        .add_service(store::serve(auditor, limits))
         .add_service(streaming::serve(streams.clone(), limits))
         .add_service(transfer::serve(
             {
