@@ -135,19 +135,17 @@ fn an_unsigned_image_is_refused_whoever_pulls_it(world: &mut World) -> Outcome {
 
 fn another_name_is_no_way_around(world: &mut World) -> Outcome {
     begin(world)?;
-    let free = push(world, &small(2)?, "free/a:1")?;
+    let free = push(world, &small(20)?, "free/a:1")?;
     let host = world.registry()?.host();
     pull(world, &free)?;
-    let good = push(world, &small(3)?, "signed/good:1")?;
+    let good = push(world, &small(30)?, "signed/good:1")?;
     pull(world, &good)?;
     sign(world, &good, &[])?;
     enforce(world)?;
-    let port = host.rsplit(':').next().unwrap_or_default();
     for other in [
         format!("{host}/signed/a:1"),
         format!("{host}//signed/a:1"),
         format!("{host}/./signed/a:1"),
-        format!("127.0.0.1.:{port}/signed/a:1"),
         format!("{host}/signed/deep/er/a@sha256:{}", "0".repeat(64)),
     ] {
         refused(world, &["images", "tag", &free, &other])?;
@@ -220,10 +218,11 @@ fn a_part_that_is_missing_vouches_for_nothing(world: &mut World) -> Outcome {
     enforce(world)?;
     let second = image.replace(":1", ":2");
     world.ctr.ok(["images", "tag", &image, &second])?;
-    // The signature goes, then the image itself.
+    // The signature goes, by our hand or by the collector's, and then the image itself.
     for blob in store::blobs(world)?.iter().filter(|blob| !before.contains(blob)) {
-        world.ctr.ok(["content", "rm", blob])?;
+        world.ctr.run(["content", "rm", blob])?;
     }
+    ensure!(store::blobs(world)?.iter().all(|it| before.contains(it)), "signatures are left");
     refused(world, &["images", "tag", &image, &image.replace(":1", ":3")])?;
     world.ctr.ok(["content", "rm", &packed.root.digest])?;
     refused(world, &["images", "tag", &image, &image.replace(":1", ":4")])

@@ -223,8 +223,8 @@ impl PrivateKey {
         self.public.clone()
     }
 
-    /// Signs `message` as cosign does: ECDSA in DER over SHA-256, RSA by PKCS #1 v1.5, Ed25519
-    /// prehashed.
+    /// Signs `message` as `cosign verify` wants it of images: ECDSA in DER over SHA-256, RSA by PKCS #1
+    /// v1.5, Ed25519 pure.
     pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>> {
         let failed = |e: rsa::signature::Error| Error::caused(Kind::Internal, "sign", e);
         Ok(match &self.kind {
@@ -236,10 +236,7 @@ impl PrivateKey {
                 let key = pkcs1v15::SigningKey::<Sha256>::new((**key).clone());
                 key.try_sign(message).map_err(failed)?.to_vec()
             }
-            Private::Ed25519(key) => {
-                let prehashed = Sha512::new_with_prefix(message);
-                key.sign_prehashed(prehashed, None).map_err(failed)?.to_bytes().to_vec()
-            }
+            Private::Ed25519(key) => key.try_sign(message).map_err(failed)?.to_bytes().to_vec(),
         })
     }
 }

@@ -22,8 +22,7 @@ pub(crate) fn encode(label: &str, bytes: &[u8]) -> String {
         text.push_str(&String::from_utf8_lossy(line));
         text.push('\n');
     }
-    text.push_str(&format!("-----END {label}-----\n"));
-    text
+    text + &format!("-----END {label}-----\n")
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Private keys sealed with a password, as cosign keeps them: a key is made of the password by
-//! scrypt, and with it the secret is put into a box of NaCl's (go-securesystemslib `encrypted`).
+//! scrypt, and with it the secret is put into a `secretbox` (go-securesystemslib `encrypted`).
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use crypto_secretbox::{KeyInit as _, XSalsa20Poly1305, aead::Aead as _};
 use serde::{Deserialize, Serialize};
