@@ -4,6 +4,7 @@
 mod archives;
 mod codes;
 mod content;
+mod crowd;
 mod daemon;
 mod docker;
 mod events;
@@ -13,6 +14,7 @@ mod hosts;
 mod images;
 mod keeping;
 mod leases;
+mod mischief;
 mod namespaces;
 mod refusals;
 mod restart;

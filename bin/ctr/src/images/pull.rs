@@ -9,6 +9,7 @@ use records::Image;
 use registry::Reference;
 use services::transfer::{self, Fetched};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 use types::{Kind, Platform, Result};
 
 use crate::{
@@ -127,6 +128,9 @@ impl Wanted {
         let registry = access.registry()?;
         let pull = client::Pull {
             name: self.reference.to_string(),
+            kept_as: Vec::new(),
+            stop: CancellationToken::new(),
+            manifest_limit: 0,
             target: registry.resolve(&self.reference).await?,
             fetch: registry.fetcher(&self.reference)?,
             platforms: self.platforms(),
