@@ -400,8 +400,9 @@ impl Reply {
     fn send(&self, mut stream: &TcpStream, head_only: bool, closed: &AtomicBool) -> Outcome {
         if let (Some(Fault::Endless), false) = (&self.fault, head_only) {
             stream.write_all(endless_head().as_bytes())?;
+            let zeros = vec![0; 64 * 1024];
             while !closed.load(Ordering::SeqCst) {
-                stream.write_all(&[0; 64 * 1024])?;
+                stream.write_all(&zeros)?;
             }
             return Ok(());
         }

@@ -53,6 +53,8 @@ pub struct Pull {
     pub fetch: Arc<dyn Fetch>,
     /// The platforms that are wanted; of each index the best manifest for each of them. None are all.
     pub platforms: Vec<Platform>,
+    /// Whether indexes, manifests and configs are fetched alone, without layers.
+    pub metadata_only: bool,
     /// How many manifests of an index are fetched at most, the preferred ones; 0 is no limit.
     pub manifest_limit: usize,
     /// Whether to fetch the manifests and configs of other platforms too, so that the image can be
@@ -163,8 +165,8 @@ impl<'a> Session<'a> {
     async fn run(&self) -> Result<Image> {
         let Pull { name, target, labels, .. } = self.pull;
         self.tracker.whole("fetching image content", name, target);
-        self.visit(target, name.clone(), true, 0).await?;
-        if !self.found.load(Ordering::Relaxed) {
+        self.visit(target, name.clone(), !self.pull.metadata_only, 0).await?;
+        if !self.pull.metadata_only && !self.found.load(Ordering::Relaxed) {
             return Err(self.no_match());
         }
         let mut first = None;

@@ -221,6 +221,7 @@ async fn pull(client: &Client, source: Source, to: ImageStore, going: &Going) ->
         target,
         fetch: source.fetcher()?,
         platforms: Vec::from_wire(to.platforms)?,
+        metadata_only: false,
         manifest_limit: to.manifest_limit as usize,
         all_metadata: to.all_metadata,
         unpack,

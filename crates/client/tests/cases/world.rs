@@ -204,6 +204,7 @@ pub(crate) fn pull(remote: &Remote, target: &Descriptor, snapshotter: &str) -> P
     };
     Pull {
         kept_as: Vec::new(),
+        metadata_only: false,
         stop: tokio_util::sync::CancellationToken::new(),
         manifest_limit: 0,
         name: NAME.into(),
