@@ -3,11 +3,13 @@
 
 mod archives;
 mod codes;
+mod configs;
 mod content;
 mod crowd;
 mod daemon;
 mod docker;
 mod events;
+mod execution;
 mod faults;
 mod hostile;
 mod hosts;
@@ -16,6 +18,7 @@ mod keeping;
 mod leases;
 mod mischief;
 mod namespaces;
+mod observing;
 mod refusals;
 mod restart;
 mod run;

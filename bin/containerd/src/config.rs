@@ -38,6 +38,10 @@ pub struct Config {
     pub tcp: Tcp,
     /// The ttrpc socket. An empty address is the gRPC socket's with `.ttrpc` after it.
     pub ttrpc: Socket,
+    /// The TCP address of the metrics; empty for none.
+    pub metrics: String,
+    /// How long opening the database may wait; zero for ever.
+    pub open_timeout: Duration,
     /// What is logged: `trace`, `debug`, `info`, `warn`, `error`, `fatal`, `panic`.
     pub level: String,
     /// How it is logged: `text` or `json`.
@@ -135,6 +139,8 @@ impl Default for Config {
             grpc: Socket { address, ..Socket::default() },
             tcp: Tcp::default(),
             ttrpc: Socket::default(),
+            metrics: String::new(),
+            open_timeout: Duration::ZERO,
             level: "info".into(),
             format: "text".into(),
             oom_score: 0,
@@ -246,6 +252,7 @@ struct File {
     grpc: Listen,
     ttrpc: Listen,
     debug: Debug,
+    metrics: Metrics,
     cgroup: Cgroup,
     timeouts: BTreeMap<String, String>,
     proxy_plugins: BTreeMap<String, Proxy>,
@@ -266,6 +273,12 @@ struct Listen {
     tcp_tls_cert: PathBuf,
     tcp_tls_key: PathBuf,
     tcp_tls_common_name: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Metrics {
+    address: String,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -292,6 +305,7 @@ impl File {
         if !self.debug.address.is_empty() {
             warnings.push(Warning("debug.address has no effect: SIGUSR1 tells the state".into()));
         }
+        config.metrics = self.metrics.address;
         self.grpc.apply(&mut config.grpc);
         config.tcp = Tcp {
             address: self.grpc.tcp_address,
@@ -302,7 +316,7 @@ impl File {
         };
         self.ttrpc.apply(&mut config.ttrpc);
         for (name, value) in &self.timeouts {
-            timeout(&mut config.timeouts, name, value, warnings)?;
+            timeout(&mut config, name, value, warnings)?;
         }
         Ok(Config {
             temp: self.temp,
@@ -334,16 +348,19 @@ fn set<T>(place: &mut T, value: T, is_empty: impl Fn(&T) -> bool) {
 }
 
 fn timeout(
-    timeouts: &mut Timeouts,
+    config: &mut Config,
     name: &str,
     value: &str,
     warnings: &mut Vec<Warning>,
 ) -> Result<()> {
+    let Config { timeouts, open_timeout, .. } = config;
     let place = match name {
+        "io.containerd.timeout.bolt.open" => open_timeout,
         "io.containerd.timeout.shim.load" => &mut timeouts.load,
         "io.containerd.timeout.shim.cleanup" => &mut timeouts.cleanup,
         "io.containerd.timeout.shim.shutdown" => &mut timeouts.shutdown,
         "io.containerd.timeout.task.state" => &mut timeouts.state,
+        "io.containerd.timeout.metrics.shimstats" => &mut timeouts.stats,
         _ => {
             warnings.push(Warning(format!("unknown timeout in config: {name}")));
             return Ok(());
@@ -409,6 +426,10 @@ mod tests {
                   level = "debug"
                 [timeouts]
                   "io.containerd.timeout.shim.load" = "1m30s"
+                  "io.containerd.timeout.metrics.shimstats" = "3s"
+                  "io.containerd.timeout.bolt.open" = "4s"
+                [metrics]
+                  address = "127.0.0.1:1338"
                 [plugins."io.containerd.gc.v1.scheduler"]
                   mutation_threshold = 7
                 "#
@@ -416,6 +437,9 @@ mod tests {
             assert_eq!((config.root, config.state), ("/r".into(), "/s".into()));
             assert_eq!((config.grpc.gid, config.grpc.limits.receive), (7, 1024));
             assert_eq!(config.timeouts.load, Duration::from_secs(90));
+            assert_eq!(config.timeouts.stats, Duration::from_secs(3));
+            assert_eq!(config.open_timeout, Duration::from_secs(4));
+            assert_eq!(config.metrics, "127.0.0.1:1338");
             assert_eq!(config.level, "debug");
             assert_eq!(config.plugins.len(), 1);
             assert_eq!(config.disabled, ["io.containerd.snapshotter.v1.native"]);
@@ -429,12 +453,15 @@ mod tests {
             version = 4
             [plugins."io.containerd.server.v1.grpc"]
               address = "/a.sock"
+            [plugins."io.containerd.server.v1.metrics"]
+              address = "127.0.0.1:1338"
             [plugins."io.containerd.server.v1.grpc-tcp"]
               address = "127.0.0.1:0"
               tls_cert = "/cert"
         "#;
         let (config, warnings) = parse(text);
         assert_eq!(config.grpc.address, "/a.sock");
+        assert_eq!(config.metrics, "127.0.0.1:1338");
         assert_eq!(config.ttrpc_address(), "/a.sock.ttrpc");
         assert_eq!((config.tcp.address.as_str(), config.tcp.cert), ("127.0.0.1:0", "/cert".into()));
         assert!(warnings.is_empty() && config.plugins.is_empty(), "{warnings:?}");

@@ -7,14 +7,14 @@
 //! ```
 use std::{future::Future, os::unix::fs::DirBuilderExt, path::Path, sync::Arc, time::Duration};
 
-use client::{Client, Under};
+use client::{Client, KeptCheckpoints, Under};
 use content::Store;
 use diff::{Differ, Processor};
 use events::{Bus, Exchange};
 use images::Flights;
 use metadata::{Backends, Collector, Db, Options, Scoped, Sharing};
 use mount::Activator;
-use runtime::Shims;
+use runtime::{Shims, Tasks};
 use serde::Deserialize;
 use services::{introspection::Plugin, transfer::Registries};
 use snapshots::Snapshotter;
@@ -23,12 +23,12 @@ use tokio_util::sync::CancellationToken;
 use types::{Context, Error, Platform, Result, Scope};
 
 use crate::{
-    Config,
+    Config, deprecations,
     differs::Differs,
     distribution,
     identity::{claim, identity},
-    listeners::listen,
-    notify,
+    listeners::{listen, listen_tcp},
+    metrics, notify,
     plugins::{self, kinds},
     proxies::Proxies,
     registry::{Part, Registry},
@@ -153,7 +153,8 @@ impl Daemon {
         let options =
             Options { sharing: self.sharing()?, publisher, take_over, ..Options::default() };
         let path = config.root.join("io.containerd.metadata.v1.sqlite").join("meta.sqlite");
-        let db = Db::open(path, backends, options).await.context(|| "metadata")?;
+        let opening = Db::open(path, backends, options);
+        let db = within(config.open_timeout, opening).await.context(|| "metadata")?;
         self.manage_mounts(&db).await;
         let shims = Shims::open(self.shims()?, exchange.clone())?;
         let scratch = if config.temp.as_os_str().is_empty() { &config.state } else { &config.temp };
@@ -205,6 +206,7 @@ impl Daemon {
         let config = self.registry.config();
         let program = std::env::current_exe().context(|| "the daemon's own program")?;
         let directory = format!("{}.task", kinds::RUNTIME);
+        let section: ShimSection = config.section(&format!("{}.manager", kinds::SHIM))?;
         Ok(runtime::Config {
             root: config.root.join(&directory),
             state: config.state.join(&directory),
@@ -213,6 +215,10 @@ impl Daemon {
             beside: program.parent().map(Path::to_owned),
             publish_binary: program,
             debug: matches!(config.level.as_str(), "debug" | "trace"),
+            version: crate::VERSION.to_owned(),
+            boot_id: boot_id()?,
+            env: section.env,
+            grpc: Some(services::shims::grpc()),
             timeouts: config.timeouts,
         })
     }
@@ -228,9 +234,22 @@ impl Daemon {
         let grpc = listen(&config.grpc.address, &config.grpc).await?;
         let ttrpc = listen(&config.ttrpc_address(), &config.ttrpc).await?;
         let end = CancellationToken::new();
-        let identity = identity(&config.root)?;
+        let mut identity = identity(&config.root)?;
+        identity.deprecations = deprecations::of(config);
+        for warning in &identity.deprecations {
+            tracing::warn!("{}: {}", warning.id, warning.message);
+        }
         let rim = rim::grpc(parts, identity, self.inspect(parts).into(), config.grpc.limits);
+        let mut also = JoinSet::new();
+        if !config.tcp.address.is_empty() {
+            let tcp = listen_tcp(&config.tcp).await?;
+            also.spawn(rim.clone().serve_tcp(tcp, end.clone().cancelled_owned()));
+        }
         let mut grpc = tokio::spawn(rim.serve(grpc, end.clone().cancelled_owned()));
+        if let Some(listener) = metrics::listen(&config.metrics).await? {
+            let source = Arc::new(self.metrics(parts)?);
+            tokio::spawn(metrics::serve(listener, source, end.clone()));
+        }
         let shims = rim::ttrpc(parts);
         let ttrpc_end = end.clone().cancelled_owned();
         let mut ttrpc = tokio::spawn(async move { shims.serve(ttrpc, ttrpc_end).await });
@@ -240,6 +259,9 @@ impl Daemon {
         tokio::select! {
             () = shutdown => {}
             ended = &mut grpc => return Err(broken("gRPC", ended.map(Result::err))),
+            Some(ended) = also.join_next() => {
+                return Err(broken("gRPC over TCP", ended.map(Result::err)));
+            }
             ended = &mut ttrpc => {
                 let ended = ended.map(|served| served.err().map(Error::from));
                 return Err(broken("ttrpc", ended));
@@ -255,6 +277,17 @@ impl Daemon {
             ttrpc.abort();
         }
         Ok(())
+    }
+
+    fn metrics(&self, parts: &Parts) -> Result<metrics::Source> {
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct Section {
+            no_prometheus: bool,
+        }
+        let section: Section =
+            self.registry.config().section(&format!("{}.cgroups", kinds::MONITOR))?;
+        Ok(metrics::Source { shims: parts.shims.clone(), tasks: !section.no_prometheus })
     }
 
     /// All parts, those that are built by name and those that are always there.
@@ -305,6 +338,18 @@ impl Daemon {
     }
 }
 
+/// What the config may tell shims (containerd `core/runtime/v2/shim_manager.go`).
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct ShimSection {
+    env: Vec<String>,
+}
+
+/// Which boot of the machine this is: the kernel draws a new id each time.
+fn boot_id() -> Result<String> {
+    Ok(fs_err::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+}
+
 impl Parts {
     /// The daemon's own parts on behalf of `scope`, for the flows that run inside it.
     pub(crate) fn client(&self, scope: &Scope) -> Client {
@@ -326,11 +371,17 @@ impl Parts {
             leases: scoped.leases(),
             namespaces: self.db.namespaces(),
             mounts: scoped.mounts(),
-            tasks: self.shims.tasks(scope, scoped.containers(), scoped.mounts()),
+            tasks: self.tasks(scope, &scoped),
             events: self.exchange.clone() as Arc<dyn Bus>,
             under,
             flights: self.flights.clone(),
         }
+    }
+
+    /// The tasks of a scope, whose checkpoints are content that it may see.
+    pub(crate) fn tasks(&self, scope: &Scope, scoped: &Scoped) -> Arc<dyn Tasks> {
+        let checkpoints = Arc::new(KeptCheckpoints::new(scoped.content()));
+        self.shims.tasks(scope, scoped.containers(), scoped.mounts(), checkpoints)
     }
 
     /// Layers over the content that a scope may see.
@@ -364,6 +415,16 @@ fn empty_directory(path: &Path) -> Result<()> {
         fs_err::remove_dir(entry.path())?;
     }
     Ok(())
+}
+
+/// Waits for what is being opened, for as long as that may take; zero is for ever.
+async fn within<T>(limit: Duration, opening: impl Future<Output = Result<T>>) -> Result<T> {
+    if limit.is_zero() {
+        return opening.await;
+    }
+    tokio::time::timeout(limit, opening)
+        .await
+        .unwrap_or_else(|_| Err(Error::deadline("timeout waiting for the database")))
 }
 
 /// What is not permitted is not done: containers go before the daemon either way.

@@ -23,14 +23,17 @@
 
 mod config;
 mod daemon;
+mod deprecations;
 mod differs;
 mod distribution;
 mod identity;
 mod listeners;
+mod metrics;
 mod notify;
 mod oci_hook;
 mod plugins;
 mod proxies;
+mod publish;
 mod registry;
 mod restarts;
 mod rim;
@@ -41,6 +44,7 @@ mod state_dump;
 pub use config::{Config, Warning, default_text, dump, migrate};
 pub use daemon::Daemon;
 pub use oci_hook::{State as OciState, run as oci_hook};
+pub use publish::Publish;
 pub use registry::{Part, Registry};
 
 /// The version of containerd that this daemon stands in for.

@@ -7,10 +7,10 @@ use std::{
 };
 
 use fs_err as fs;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
 use types::{Context, Error, Result};
 
-use crate::config::Socket;
+use crate::config::{Socket, Tcp};
 
 /// Listens at `address` for its owner and group only. A socket that a dead daemon left there is
 /// replaced.
@@ -29,6 +29,19 @@ pub(crate) async fn listen(address: &str, socket: &Socket) -> Result<UnixListene
     fs::set_permissions(path, PermissionsExt::from_mode(0o660))?;
     chown(path, Some(socket.uid), Some(socket.gid)).context(|| format!("chown {address}"))?;
     Ok(listener)
+}
+
+/// Listens at a port, for whoever can reach it: nothing is encrypted.
+///
+/// Errors: `Unimplemented` if it shall be.
+pub(crate) async fn listen_tcp(tcp: &Tcp) -> Result<TcpListener> {
+    let Tcp { address, ca, cert, key, common_name } = tcp;
+    let is_plain = [ca, cert, key].iter().all(|path| path.as_os_str().is_empty());
+    if !is_plain || !common_name.is_empty() {
+        return Err(Error::unimplemented("gRPC over TCP with TLS"));
+    }
+    tracing::warn!(address, "gRPC is served over TCP without encryption");
+    TcpListener::bind(address).await.context(|| format!("listen on {address}"))
 }
 
 fn remove_stale(path: &Path) -> Result<()> {
@@ -61,6 +74,15 @@ mod tests {
         drop(first);
         listen(address, &socket).await.unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
+    }
+
+    #[tokio::test]
+    async fn what_shall_be_encrypted_is_not_served_in_the_clear() {
+        let plain = Tcp { address: "127.0.0.1:0".into(), ..Tcp::default() };
+        listen_tcp(&plain).await.unwrap();
+        let encrypted = Tcp { cert: "/cert".into(), ..plain };
+        let error = listen_tcp(&encrypted).await.unwrap_err();
+        assert_eq!(error.kind(), types::Kind::Unimplemented);
     }
 
     #[tokio::test]

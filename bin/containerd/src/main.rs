@@ -7,7 +7,7 @@ use std::{
 };
 
 use clap::{ArgAction, Parser, Subcommand};
-use containerd::{Config, Daemon, Warning, version_line};
+use containerd::{Config, Daemon, Publish, Warning, version_line};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::{
     filter::{LevelFilter, Targets},
@@ -47,6 +47,7 @@ struct Flags {
 /// What else the program does than be the daemon.
 #[derive(Debug, Subcommand)]
 enum Command {
+    Publish(Publish),
     /// Information on the containerd config
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -84,9 +85,17 @@ fn main() -> ExitCode {
     }
 }
 
+fn publish_at(address: Option<String>, publish: Publish) -> Result<()> {
+    let address = address.unwrap_or_else(|| Config::default().grpc.address);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.context(|| "start the runtime")?;
+    runtime.block_on(publish.run(&address, std::io::stdin().lock()))
+}
+
 fn act(mut flags: Flags) -> Result<()> {
     match flags.command.take() {
         None => start(flags),
+        Some(Command::Publish(publish)) => publish_at(flags.address, publish),
         Some(Command::Config(command)) => show(command, flags.config.as_deref()),
         Some(Command::OciHook { args }) => {
             let mut input = String::new();

@@ -19,6 +19,8 @@ pub(crate) mod kinds {
     pub(crate) const METADATA: &str = "io.containerd.metadata.v1";
     pub(crate) const GC: &str = "io.containerd.gc.v1";
     pub(crate) const RUNTIME: &str = "io.containerd.runtime.v2";
+    pub(crate) const SHIM: &str = "io.containerd.shim.v1";
+    pub(crate) const MONITOR: &str = "io.containerd.monitor.task.v1";
     pub(crate) const DIFFER: &str = "io.containerd.differ.v1";
     pub(crate) const SERVICE: &str = "io.containerd.service.v1";
     pub(crate) const LEASE: &str = "io.containerd.lease.v1";
@@ -52,6 +54,8 @@ pub(crate) const FIXED: &[(&str, &str)] = &[
     (kinds::METADATA, "bolt"),
     (kinds::GC, "scheduler"),
     (kinds::RUNTIME, "task"),
+    (kinds::SHIM, "manager"),
+    (kinds::MONITOR, "cgroups"),
     (kinds::DIFFER, "erofs"),
     (kinds::DIFFER, "walking"),
     (kinds::SERVICE, "diff-service"),

@@ -16,7 +16,7 @@ use services::{
     tasks, transfer,
     version::{self, Version},
 };
-use tokio::net::UnixListener;
+use tokio::net::{TcpListener, UnixListener};
 use tonic::{
     Status,
     body::Body,
@@ -30,6 +30,7 @@ use types::{Error, Kind, Result, Scope};
 use crate::daemon::{Parts, snapshotter};
 
 /// Everything that is served over gRPC.
+#[derive(Clone)]
 pub(crate) struct Rim {
     routes: Routes,
 }
@@ -44,7 +45,6 @@ pub(crate) fn grpc(
     let db = parts.db.clone();
     let scoped = move |scope: &Scope| db.scope(scope.clone());
     let streams = Streams::default();
-    let shims = parts.shims.clone();
     let mut routes = Routes::builder();
     routes
         .add_service(version::serve(Version {
@@ -93,9 +93,9 @@ pub(crate) fn grpc(
         ))
         .add_service(mounts::serve(with(&scoped, managed), limits))
         .add_service(tasks::serve(
-            move |scope: &Scope| {
-                let scoped = scoped(scope);
-                Ok(shims.tasks(scope, scoped.containers(), scoped.mounts()))
+            {
+                let parts = parts.clone();
+                move |scope: &Scope| Ok(parts.tasks(scope, &scoped(scope)))
             },
             limits,
         ));
@@ -136,14 +136,31 @@ impl Rim {
         listener: UnixListener,
         end: impl Future<Output = ()> + Send + 'static,
     ) -> Result<()> {
-        let routes = Routes::from(self.routes.into_axum_router().fallback(unknown));
         let incoming = tokio_stream::wrappers::UnixListenerStream::new(listener);
-        let server = Server::builder().layer(layer_fn(Named)).add_routes(routes);
-        server
-            .serve_with_incoming_shutdown(incoming, end)
-            .await
-            .map_err(|e| Error::caused(Kind::Internal, "", e))
+        let mut server = Server::builder().layer(layer_fn(Named));
+        let served = server.add_routes(self.routes()).serve_with_incoming_shutdown(incoming, end);
+        served.await.map_err(broken)
     }
+
+    /// The same over TCP.
+    pub(crate) async fn serve_tcp(
+        self,
+        listener: TcpListener,
+        end: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<()> {
+        let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+        let mut server = Server::builder().layer(layer_fn(Named));
+        let served = server.add_routes(self.routes()).serve_with_incoming_shutdown(incoming, end);
+        served.await.map_err(broken)
+    }
+
+    fn routes(self) -> Routes {
+        Routes::from(self.routes.into_axum_router().fallback(unknown))
+    }
+}
+
+fn broken(error: tonic::transport::Error) -> Error {
+    Error::caused(Kind::Internal, "", error)
 }
 
 /// Names the method in the answer to one that a service does not have.

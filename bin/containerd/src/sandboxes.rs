@@ -115,7 +115,7 @@ impl Sandboxers {
                         followers.spawn(async move { controller.follow(&sandbox.id).await });
                     }
                     Err(error) => {
-                        tracing::warn!(id = sandbox.id, %error, "a sandbox without controller")
+                        tracing::warn!(id = sandbox.id, %error, "a sandbox without controller");
                     }
                 }
             }

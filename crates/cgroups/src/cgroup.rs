@@ -37,9 +37,14 @@ impl Cgroup {
     pub fn of_pid(pid: u32) -> Result<Self> {
         let gone = |_| Error::not_found(format!("process {pid}"));
         let membership = fs::read_to_string(format!("/proc/{pid}/cgroup")).map_err(gone)?;
+        Self::of_membership(&membership).map_err(|error| error.context(format!("process {pid}")))
+    }
+
+    /// The cgroup that a process was in when its `/proc/<pid>/cgroup` told this.
+    pub fn of_membership(membership: &str) -> Result<Self> {
         let mode = Mode::detect();
-        let places = Hierarchies::read(mode)?.places_of(&membership);
-        Self::existing(mode, places, || format!("cgroup of process {pid}"))
+        let places = Hierarchies::read(mode)?.places_of(membership);
+        Self::existing(mode, places, || "cgroup".to_owned())
     }
 
     /// The cgroup with this path, which is the same in all hierarchies: `/default/id`.

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use runtime::Tasks;
 use types::Result;
 
+mod checkpoint;
 mod container;
 mod convert;
 mod held;
@@ -32,6 +33,7 @@ mod restart;
 mod retry;
 mod stdio;
 
+pub use checkpoint::{CHECKPOINT, CHECKPOINT_CONFIG, KeptCheckpoints};
 pub use container::NewContainer;
 pub use held::Held;
 pub use import::Import;

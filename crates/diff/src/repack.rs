@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn what_is_broken_or_not_taken_is_an_error() {
-        let (mut zipped, _) = packed(&[7; 100_000], Packing::Gzip);
+        let (mut zipped, _) = packed(&vec![7; 100_000], Packing::Gzip);
         zipped.truncate(zipped.len() / 2);
         let broken = repack(zipped.as_slice(), Packing::Plain, &mut |_| Ok(())).unwrap_err();
         assert_eq!(broken.to_string(), "gzip: unexpected EOF");

@@ -269,7 +269,7 @@ async fn a_sandbox_is_a_record_like_others(keeper: &Keeper) {
     sandboxes.create(bare).await.unwrap();
     let found = sandboxes.list(&Filters::default()).await.unwrap();
     assert_eq!(found.iter().map(Record::name).collect::<Vec<_>>(), ["bare", "s"]);
-    let filter = Filters::parse(&["labels.\"some.key/of\"==value"]).unwrap();
+    let filter = Filters::parse(["labels.\"some.key/of\"==value"]).unwrap();
     let found = sandboxes.list(&filter).await.unwrap();
     assert_eq!(found.iter().map(Record::name).collect::<Vec<_>>(), ["s"]);
 

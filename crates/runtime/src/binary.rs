@@ -13,23 +13,34 @@ use shim::bootstrap::{Answer, GRPC_ADDRESS, MAX_SHIM_VERSION, NAMESPACE, TTRPC_A
 use tokio::{io::AsyncWriteExt, process::Command};
 use types::{Any, Context, Error, Kind, Result};
 
-use crate::{Config, bundle::Bundle};
+use crate::{
+    Config,
+    bootstrap::{self, Dialect, Dialects},
+    bundle::Bundle,
+};
 
 /// Finds the program of a runtime: `io.containerd.runc.v2` is `containerd-shim-runc-v2`, beside the
 /// daemon or on the PATH; an absolute path is itself.
 ///
 /// Errors: `InvalidArgument` for a name that is neither; `NotFound` when it is not installed.
 pub(crate) fn find(runtime: &str, beside: Option<&Path>) -> Result<PathBuf> {
+    if runtime.is_empty() {
+        return Err(Error::said(Kind::InvalidArgument, "no runtime name"));
+    }
     if runtime.starts_with('/') {
         let path = PathBuf::from(runtime);
-        let is_there = path.is_file();
-        return is_there.then_some(path).ok_or_else(|| not_installed(runtime, runtime));
+        return if path.is_file() { Ok(path) } else { Err(no_such_path(runtime)) };
     }
     let name = file_name(runtime)?;
     let on_path = env::var_os("PATH").unwrap_or_default();
     let directories = beside.map(Path::to_owned).into_iter().chain(env::split_paths(&on_path));
     let mut candidates = directories.map(|directory| directory.join(&name));
     candidates.find(|path| path.is_file()).ok_or_else(|| not_installed(runtime, &name))
+}
+
+fn no_such_path(path: &str) -> Error {
+    let message = format!("invalid custom binary path: stat {path}: no such file or directory");
+    Error::said(Kind::NotFound, message)
 }
 
 fn not_installed(runtime: &str, name: &str) -> Error {
@@ -58,18 +69,49 @@ fn file_name(runtime: &str) -> Result<String> {
 /// Starts a shim for `bundle` and returns where it listens.
 pub(crate) async fn start(
     config: &Config,
+    dialects: &Dialects,
     program: &Path,
     bundle: &Bundle,
     options: Option<&Any>,
 ) -> Result<Answer> {
+    let known = dialects.of(program);
+    let first = known.unwrap_or(Dialect::Message);
+    let started = match start_in(first, config, program, bundle, options).await {
+        Err(error) if known.is_none() => {
+            // An older one may not have understood; a newer one has said what is wrong.
+            let again = start_in(Dialect::Flags, config, program, bundle, options).await;
+            again.map_err(|second| if is_of_older_shim(&error) { second } else { error })
+        }
+        started => started,
+    };
+    let (answer, dialect) = started?;
+    if known != Some(dialect) {
+        dialects.learn(program, dialect);
+    }
+    Ok(answer)
+}
+
+/// Older shims look up the type of what they take for the runtime's options
+/// (containerd `github.com/containerd/typeurl`).
+fn is_of_older_shim(error: &Error) -> bool {
+    error.to_string().contains("type with url")
+}
+
+async fn start_in(
+    dialect: Dialect,
+    config: &Config,
+    program: &Path,
+    bundle: &Bundle,
+    options: Option<&Any>,
+) -> Result<(Answer, Dialect)> {
     let mut command = command(config, program, bundle);
     command.args(["-id", &bundle.id]);
     if config.debug {
         command.arg("-debug");
     }
     command.arg("start");
-    let output = run(command, &input(options), config.timeouts.start).await?;
-    Answer::parse(&String::from_utf8_lossy(&output))
+    let input = bootstrap::input(dialect, config, bundle, options);
+    bootstrap::read(&run(command, &input, config.timeouts.start).await?)
 }
 
 /// Has the program of a shim that is gone clean up after it, and returns how its task ended.
@@ -124,6 +166,7 @@ fn command(config: &Config, program: &Path, bundle: &Bundle) -> Command {
         .arg(&config.address)
         .arg("-publish-binary")
         .arg(&config.publish_binary)
+        .envs(config.env.iter().filter_map(|variable| variable.split_once('=')))
         .kill_on_drop(true);
     command
 }
@@ -176,6 +219,18 @@ mod tests {
             "runtime \"io.containerd.bogus.v1\" binary not installed \"containerd-shim-bogus-v1\": file does not exist"
         );
         assert!(error.is_not_found());
-        assert!(find("/no/such/shim", None).unwrap_err().is_not_found());
+        let error = find("/no/such/shim", None).unwrap_err();
+        assert!(error.is_not_found());
+        assert_eq!(
+            error.to_string(),
+            "invalid custom binary path: stat /no/such/shim: no such file or directory"
+        );
+    }
+
+    #[test]
+    fn a_name_that_is_none_is_refused() {
+        for bad in ["", "runc", "./shim", "a/b.c.d"] {
+            assert_eq!(find(bad, None).unwrap_err().kind(), Kind::InvalidArgument, "{bad}");
+        }
     }
 }

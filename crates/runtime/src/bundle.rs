@@ -3,7 +3,9 @@
 //!
 //! ```text
 //! <state>/<namespace>/<id>/      config.json  rootfs/  work -> <root>/<namespace>/<id>
-//!                                log (fifo)  bootstrap.json  shim-binary-path  address  sandbox
+//!                                log (fifo)  bootstrap.json  shim-binary-path  address  cgroup
+//!                                sandbox
+//! <state>/.boot-id               the boot that the bundles are of
 //! ```
 //!
 //! The layout is that of containerd `core/runtime/v2/bundle.go`.
@@ -24,7 +26,7 @@ pub(crate) struct Bundle {
     pub(crate) namespace: String,
     pub(crate) id: String,
     pub(crate) path: PathBuf,
-    work: PathBuf,
+    pub(crate) work: PathBuf,
 }
 
 impl Bundle {
@@ -88,10 +90,44 @@ impl Bundle {
     pub(crate) fn remember(&self, binary: &Path, answer: &Answer) -> Result<()> {
         let binary = binary.as_os_str().as_encoded_bytes();
         fs::write(self.path.join("shim-binary-path"), binary)?;
+        self.remember_answer(answer)
+    }
+
+    /// Remembers where the shim listens and what it speaks, in place of what was known.
+    pub(crate) fn remember_answer(&self, answer: &Answer) -> Result<()> {
         let temporary = self.path.join(".bootstrap.json");
         fs::write(&temporary, answer.to_json())?;
         fs::rename(temporary, self.path.join("bootstrap.json"))?;
         Ok(())
+    }
+
+    /// Whether [`remember_answer`](Self::remember_answer) was ever called for it.
+    pub(crate) fn is_remembered(&self) -> bool {
+        self.path.join("bootstrap.json").exists()
+    }
+
+    /// The shim's own pid, where its program has written it down (containerd `pkg/shim`).
+    pub(crate) fn shim_pid(&self) -> Option<u32> {
+        self.number("shim.pid")
+    }
+
+    /// The pid of the task's first process, where the runtime has written it down.
+    pub(crate) fn init_pid(&self) -> Option<u32> {
+        self.number("init.pid")
+    }
+
+    fn number(&self, name: &str) -> Option<u32> {
+        fs::read_to_string(self.path.join(name)).ok()?.trim().parse().ok()
+    }
+
+    /// The control groups that the task was made in, as its `/proc/<pid>/cgroup` told then: its
+    /// first process may move on.
+    pub(crate) fn membership(&self) -> Option<String> {
+        fs::read_to_string(self.path.join("cgroup")).ok()
+    }
+
+    pub(crate) fn remember_membership(&self, membership: &str) -> Result<()> {
+        Ok(fs::write(self.path.join("cgroup"), membership)?)
     }
 
     /// Where the shim listens, if it ever started. Older daemons left its bare `address`.
@@ -144,6 +180,31 @@ pub(crate) fn existing(root: &Path, state: &Path) -> Vec<Bundle> {
         }
     }
     bundles
+}
+
+/// Removes the work directories that have no bundle: a reboot takes bundles away and leaves these.
+pub(crate) fn remove_stray_work(root: &Path, state: &Path) {
+    for namespace in visible(root) {
+        let strays = visible(&root.join(&namespace)).into_iter();
+        for id in strays.filter(|id| !state.join(&namespace).join(id).exists()) {
+            if let Err(error) = fs::remove_dir_all(root.join(&namespace).join(&id)) {
+                tracing::warn!(id, %error, "failed to remove a work directory");
+            }
+        }
+    }
+}
+
+/// Notes that what is in `state` from now on is of `boot`. False when what is there is of another,
+/// so that no process that it speaks of can still be there.
+pub(crate) fn note_boot(state: &Path, boot: &str) -> Result<bool> {
+    let path = state.join(".boot-id");
+    let noted = fs::read_to_string(&path).ok();
+    let is_same = noted.as_deref().is_none_or(|noted| noted == boot);
+    if noted.as_deref() != Some(boot) {
+        fs::create_dir_all(state)?;
+        fs::write(path, boot)?;
+    }
+    Ok(is_same)
 }
 
 fn visible(directory: &Path) -> Vec<String> {
@@ -223,6 +284,27 @@ mod tests {
         bundle.remember(Path::new("/bin/shim"), &answer).unwrap();
         assert_eq!(bundle.answer(), Some(answer));
         assert_eq!(bundle.binary(), Some(PathBuf::from("/bin/shim")));
+    }
+
+    #[test]
+    fn what_is_of_another_boot_is_told() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = directory.path().join("state");
+        for (boot, is_same) in [("one", true), ("one", true), ("two", false), ("two", true)] {
+            assert_eq!(note_boot(&state, boot).unwrap(), is_same, "{boot}");
+        }
+        assert_eq!(existing(directory.path(), &state), []);
+    }
+
+    #[test]
+    fn only_work_without_a_bundle_is_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let bundle = bundle(directory.path());
+        bundle.create(b"{}").unwrap();
+        let (root, state) = (directory.path().join("root"), directory.path().join("state"));
+        fs::create_dir_all(root.join("ns/stray/deep")).unwrap();
+        remove_stray_work(&root, &state);
+        assert!(bundle.work.exists() && !root.join("ns/stray").exists());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use api::containerd::types as pb;
 use types::{Any, Context, Labels, Result};
 
-use crate::{Shims, binary, tasks::domain_any};
+use crate::{Shims, binary, shim::domain_any};
 
 /// What a runtime says of itself (containerd `api/types/introspection.proto`, `RuntimeInfo`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

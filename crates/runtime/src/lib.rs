@@ -11,21 +11,30 @@
 //!                          `- one owner task per shim: a peer that hangs delays only its own
 //! ```
 mod binary;
+mod bootstrap;
 mod bundle;
+mod channel;
+mod checkpoints;
 mod info;
+mod load;
 mod log;
 mod rootfs;
 pub mod sandbox;
 mod shim;
 mod shims;
+mod silence;
 mod table;
 mod tasks;
+mod usage;
 
 use std::time::SystemTime;
 
+pub use channel::{Call, Channel, Connector};
+pub use checkpoints::Checkpoints;
 pub use info::RuntimeInfo;
 pub use sandbox::Endpoint;
 pub use shims::{Config, FindSandbox, Shims, Timeouts};
+pub use usage::Usage;
 
 use async_trait::async_trait;
 use mount::Mount;

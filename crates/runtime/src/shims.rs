@@ -19,17 +19,19 @@ use tokio_util::task::TaskTracker;
 use types::{Any, Context, Error, Kind, Result, Scope};
 
 use crate::{
-    Endpoint, Exit, Tasks, binary,
-    bundle::{Bundle, existing},
+    Checkpoints, Connector, Endpoint, Exit, Tasks, binary,
+    bootstrap::Dialects,
+    bundle::Bundle,
     log::Forwarding,
     rootfs::Allowed,
     shim::{Shim, time},
     table::Table,
     tasks::Scoped,
+    usage,
 };
 
 /// Where shims are found and what they are told.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Config {
     /// Where work directories are, which outlive a reboot.
     pub root: PathBuf,
@@ -45,6 +47,14 @@ pub struct Config {
     pub beside: Option<PathBuf>,
     /// Whether shims shall log everything.
     pub debug: bool,
+    /// The daemon's version, which shims are told.
+    pub version: String,
+    /// Which boot of the machine this is: what was found of another boot is dead.
+    pub boot_id: String,
+    /// What is added to the environment of shims, each as `NAME=value`.
+    pub env: Vec<String>,
+    /// How shims are reached that speak gRPC; none where they are not.
+    pub grpc: Option<Arc<dyn Connector>>,
     /// How long each thing may take.
     pub timeouts: Timeouts,
 }
@@ -61,8 +71,18 @@ impl Config {
             publish_binary: PathBuf::new(),
             beside: None,
             debug: false,
+            version: String::new(),
+            boot_id: String::new(),
+            env: Vec::new(),
+            grpc: None,
             timeouts: Timeouts::default(),
         }
+    }
+}
+
+impl std::fmt::Debug for Config {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Config").field("state", &self.state).finish_non_exhaustive()
     }
 }
 
@@ -78,8 +98,10 @@ pub struct Timeouts {
     pub cleanup: Duration,
     /// `io.containerd.timeout.shim.shutdown`: to end one.
     pub shutdown: Duration,
-    /// `io.containerd.timeout.task.state`: to tell a state or statistics.
+    /// `io.containerd.timeout.task.state`: to tell a state.
     pub state: Duration,
+    /// `io.containerd.timeout.metrics.shimstats`: to tell statistics.
+    pub stats: Duration,
     /// For everything else, which may have to wait for a runtime.
     pub call: Duration,
 }
@@ -92,6 +114,7 @@ impl Default for Timeouts {
             cleanup: Duration::from_secs(5),
             shutdown: Duration::from_secs(3),
             state: Duration::from_secs(2),
+            stats: Duration::from_secs(2),
             call: Duration::from_mins(2),
         }
     }
@@ -104,6 +127,7 @@ pub struct Shims {
     publisher: Arc<dyn Publisher>,
     /// Owns the task that watches each shim.
     pub(crate) watchers: TaskTracker,
+    dialects: Dialects,
     sandboxes: OnceLock<Box<FindSandbox>>,
     pub(crate) allowed: Allowed,
 }
@@ -115,36 +139,30 @@ impl Shims {
     /// Looks for the shims that were there before, and returns without waiting for them: each task
     /// is there at once, and whoever names it waits for its shim alone.
     pub fn open(config: Config, publisher: Arc<dyn Publisher>) -> Result<Arc<Self>> {
-        let table = Arc::new(Table::default());
-        let (watchers, sandboxes) = (TaskTracker::new(), OnceLock::new());
-        let allowed = Allowed::default();
-        let shims = Arc::new(Self { config, table, publisher, watchers, sandboxes, allowed });
-        for bundle in existing(&shims.config.root, &shims.config.state) {
-            let reservation = shims.table.load(&bundle.namespace, &bundle.id)?;
-            let shims = shims.clone();
-            shims.watchers.clone().spawn(async move {
-                match shims.load(bundle).await {
-                    Some((shim, log)) => {
-                        let shim = Arc::new(shim);
-                        reservation.live(shim.clone());
-                        shims.watch(shim, log);
-                    }
-                    None => drop(reservation),
-                }
-            });
-        }
+        let shims = Arc::new(Self {
+            config,
+            table: Arc::new(Table::default()),
+            publisher,
+            watchers: TaskTracker::new(),
+            dialects: Dialects::default(),
+            sandboxes: OnceLock::new(),
+            allowed: Allowed::default(),
+        });
+        shims.load_all()?;
         Ok(shims)
     }
 
     /// The tasks of one namespace, made from `containers`. What shims cannot mount `mounts` does, if
-    /// there is one.
+    /// there is one; what is written down of tasks is kept in `checkpoints`.
     pub fn tasks(
         self: &Arc<Self>,
         scope: &Scope,
         containers: Arc<dyn Records<Container>>,
         mounts: Option<Arc<dyn Manager>>,
+        checkpoints: Arc<dyn Checkpoints>,
     ) -> Arc<dyn Tasks> {
-        Arc::new(Scoped::new(self.clone(), scope.namespace().to_owned(), containers, mounts))
+        let namespace = scope.namespace().to_owned();
+        Arc::new(Scoped::new(self.clone(), namespace, containers, mounts, checkpoints))
     }
 
     /// Lets containers be made in the sandboxes that `find` finds. It is said once.
@@ -171,51 +189,9 @@ impl Shims {
         bundle.remember(&program, &answer)?;
         bundle.remember_sandboxed()?;
         let log = Forwarding::open(&bundle.log(), &bundle.id)?;
-        let patience = self.config.timeouts.load;
-        let shim = Shim::connect(bundle.clone(), program, &answer, patience).await?;
+        let (grpc, patience) = (self.config.grpc.as_deref(), self.config.timeouts.load);
+        let shim = Shim::connect(bundle.clone(), program, answer, grpc, patience).await?;
         Ok((shim, log))
-    }
-
-    /// Reaches the shim of a bundle, if it still has its task; cleans up after it if not.
-    async fn load(&self, bundle: Bundle) -> Option<(Shim, Forwarding)> {
-        match self.reach(&bundle).await {
-            Ok(Some(found)) => Some(found),
-            Ok(None) => {
-                tracing::info!(id = bundle.id, "a shim without a task is ended");
-                bundle.remove();
-                None
-            }
-            Err(error) => {
-                tracing::info!(id = bundle.id, %error, "the shim of a task is gone");
-                let exit = self.clean(&bundle, bundle.binary()).await;
-                self.publish_end(&bundle, exit).await;
-                None
-            }
-        }
-    }
-
-    /// Errors when the shim is dead; `None` when it lives but has no task. One that does not answer
-    /// in time is taken as alive: it is shown as unknown until it does.
-    async fn reach(&self, bundle: &Bundle) -> Result<Option<(Shim, Forwarding)>> {
-        let patience = self.config.timeouts.load;
-        let answer =
-            bundle.answer().ok_or_else(|| Error::not_found("address of the shim in its bundle"))?;
-        let log = Forwarding::open(&bundle.log(), &bundle.id)?;
-        let program = bundle.binary().unwrap_or_default();
-        let shim = Shim::connect(bundle.clone(), program, &answer, patience).await?;
-        let request = pb::StateRequest { id: bundle.id.clone(), exec_id: String::new() };
-        match shim.call::<_, pb::StateResponse>("State", &request, patience).await {
-            Err(error) if error.is_not_found() => {
-                self.shut_down(&shim).await;
-                Ok(None)
-            }
-            Err(error) if shim.is_closed() => Err(error),
-            Err(error) => {
-                tracing::warn!(id = bundle.id, %error, "a shim does not answer");
-                Ok(Some((shim, log)))
-            }
-            Ok(_) => Ok(Some((shim, log))),
-        }
     }
 
     /// Starts a shim for `bundle` and connects to it.
@@ -226,18 +202,26 @@ impl Shims {
         options: Option<&Any>,
     ) -> Result<(Shim, Forwarding)> {
         let log = Forwarding::open(&bundle.log(), &bundle.id)?;
-        let answer: Answer = binary::start(&self.config, &program, bundle, options).await?;
+        let started = binary::start(&self.config, &self.dialects, &program, bundle, options);
+        let answer: Answer = started.await?;
         bundle.remember(&program, &answer)?;
-        let patience = self.config.timeouts.load;
-        let shim = Shim::connect(bundle.clone(), program, &answer, patience).await?;
+        let (grpc, patience) = (self.config.grpc.as_deref(), self.config.timeouts.load);
+        let shim = Shim::connect(bundle.clone(), program, answer, grpc, patience).await?;
         Ok((shim, log))
     }
 
-    /// Cleans up after a shim that dies before its task is deleted. The log is read until then.
-    pub(crate) fn watch(self: &Arc<Self>, shim: Arc<Shim>, log: Forwarding) {
+    /// Looks after a shim for as long as it lives, and cleans up if it dies before its task is
+    /// deleted. The log is read until then. `pid` is of the task's first process.
+    pub(crate) fn watch(self: &Arc<Self>, shim: Arc<Shim>, log: Forwarding, pid: u32) {
         let shims = self.clone();
         self.watchers.spawn(async move {
-            shim.closed().await;
+            settle(shim.clone(), pid).await;
+            loop {
+                tokio::select! {
+                    () = shim.closed() => break,
+                    () = shim.revived() => {}
+                }
+            }
             drop(log);
             if !shims.table.is_live(&shim) {
                 return;
@@ -286,7 +270,7 @@ impl Shims {
     }
 
     /// Tells of the end of a task on behalf of its shim, which cannot any more.
-    async fn publish_end(&self, bundle: &Bundle, exit: Exit) {
+    pub(crate) async fn publish_end(&self, bundle: &Bundle, exit: Exit) {
         let Exit { pid, status: exit_status, at } = exit;
         let (container_id, exited_at) = (bundle.id.clone(), Some(at.into()));
         let ended = TaskExit {
@@ -306,6 +290,17 @@ impl Shims {
         if let Err(error) = self.publisher.publish(&bundle.namespace, topic, body).await {
             tracing::warn!(id = bundle.id, topic, %error, "failed to publish");
         }
+    }
+}
+
+async fn settle(shim: Arc<Shim>, pid: u32) {
+    let settled = tokio::task::spawn_blocking(move || {
+        if let Err(error) = usage::settle(&shim, pid) {
+            tracing::debug!(id = shim.bundle.id, %error, "the statistics of a task are its shim's");
+        }
+    });
+    if let Err(error) = settled.await {
+        tracing::warn!(%error, "the search for a control group ended");
     }
 }
 

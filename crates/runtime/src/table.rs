@@ -99,6 +99,16 @@ impl Table {
         .collect()
     }
 
+    /// The tasks of all namespaces whose shims are there.
+    pub(crate) fn live(&self) -> Vec<Arc<Shim>> {
+        let tasks = self.lock();
+        let shims = tasks.values().filter_map(|phase| match &*phase.borrow() {
+            Phase::Live(shim) | Phase::Deleting(shim) => Some(shim.clone()),
+            Phase::Starting | Phase::Loading | Phase::Gone(_) => None,
+        });
+        shims.collect()
+    }
+
     /// Begins to delete a live task. `None` when somebody else has begun.
     pub(crate) fn begin_delete(&self, shim: &Arc<Shim>) -> Option<Deleting<'_>> {
         let mut begun = false;
@@ -160,6 +170,15 @@ impl Reservation {
             && let Some(phase) = self.table.lock().get(&key)
         {
             phase.send_replace(Phase::Live(shim));
+        }
+    }
+
+    /// The task has ended: whoever waits for it learns how, and its name is free again.
+    pub(crate) fn gone(mut self, exit: Exit) {
+        if let Some(key) = self.key.take()
+            && let Some(phase) = self.table.lock().remove(&key)
+        {
+            phase.send_replace(Phase::Gone(Some(exit)));
         }
     }
 }

@@ -1,20 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The tasks of one namespace, by way of their shims.
-use std::{borrow::Cow, sync::Arc, time::Duration, time::SystemTime};
+use std::{
+    borrow::Cow,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use api::containerd::task::v3 as pb;
 use async_trait::async_trait;
 use futures_util::future::join_all;
 use mount::{Manager, Mount};
+use prost::Message;
 use records::{Container, Records};
-use types::{Any, Context, Descriptor, Error, Fields, Filters, Kind, Labels, Result};
+use types::{Any, Context, Descriptor, Error, Fields, Filters, Kind, Labels, Result, identifiers};
 
 use crate::{
-    Create, Endpoint, Exec, Exit, Metric, Pid, Process, Stdio, Tasks, binary,
+    Checkpoints, Create, Endpoint, Exec, Exit, Metric, Pid, Process, Stdio, Tasks, binary,
     bundle::Bundle,
+    checkpoints::{self, Scratch},
+    load::keep_answer,
     log::Forwarding,
     rootfs::{self, Activation},
-    shim::{Shim, process, time},
+    shim::{Shim, domain_any, process, time},
     shims::Shims,
     table::{Phase, missing},
 };
@@ -24,6 +32,7 @@ pub(crate) struct Scoped {
     namespace: String,
     containers: Arc<dyn Records<Container>>,
     mounts: Option<Arc<dyn Manager>>,
+    checkpoints: Arc<dyn Checkpoints>,
 }
 
 impl Scoped {
@@ -32,8 +41,9 @@ impl Scoped {
         namespace: String,
         containers: Arc<dyn Records<Container>>,
         mounts: Option<Arc<dyn Manager>>,
+        checkpoints: Arc<dyn Checkpoints>,
     ) -> Self {
-        Self { shims, namespace, containers, mounts }
+        Self { shims, namespace, containers, mounts, checkpoints }
     }
 
     /// The shim of a task. That there is no container is the better reason where both are missing.
@@ -59,7 +69,7 @@ impl Scoped {
             Ok(process) => Some(process),
             Err(error) if error.is_not_found() => None,
             Err(error) => {
-                tracing::warn!(id, %error, "a shim does not tell the state of its task");
+                tracing::debug!(id, %error, "a shim does not tell the state of its task");
                 Some(Process { id, ..Process::default() })
             }
         }
@@ -68,8 +78,8 @@ impl Scoped {
     /// Calls a method on a task's shim. A task whose shim has died is not there any more.
     async fn call<Q, R>(&self, id: &str, method: &str, request: Q) -> Result<R>
     where
-        Q: prost::Message,
-        R: prost::Message + Default,
+        Q: Message,
+        R: Message + Default,
     {
         let shim = self.find(id).await?;
         let answer = shim.call(method, &request, self.shims.config.timeouts.call).await;
@@ -94,6 +104,7 @@ impl Scoped {
         };
         let program = binary::find(runtime, self.shims.config.beside.as_deref())
             .context(|| "failed to start shim: failed to resolve runtime path")?;
+        let checkpoint = self.restored(bundle, &create).await?;
         let given = non_empty(create.options.as_ref());
         let options = non_empty(container.runtime.options.as_ref());
         let started = match self.endpoint(container, &create).await? {
@@ -118,10 +129,13 @@ impl Scoped {
         };
         let Activation { rootfs, is_own } = activation;
         let create = Create { rootfs, ..create };
-        let request = create_request(bundle, create, options.as_ref());
+        let request = create_request(bundle, create, checkpoint, options.as_ref());
         let patience = self.shims.config.timeouts.call;
         match shim.call::<_, pb::CreateTaskResponse>("Create", &request, patience).await {
-            Ok(made) => Ok((made.pid, shim, log)),
+            Ok(made) => {
+                keep_answer(&shim);
+                Ok((made.pid, shim, log))
+            }
             Err(error) => {
                 self.undo(&shim).await;
                 if is_own {
@@ -156,6 +170,35 @@ impl Scoped {
         }
     }
 
+    /// The directory that the task is to be restored from, if it is: one that is named, or a place
+    /// for what is kept. The runtime reads it when the task is started, so it goes with the bundle.
+    async fn restored(&self, bundle: &Bundle, create: &Create) -> Result<Option<PathBuf>> {
+        if let Some(path) = checkpoints::restored_path(create.options.as_ref()) {
+            return Ok(Some(path));
+        }
+        let Some(checkpoint) = &create.checkpoint else { return Ok(None) };
+        // Compat: how CRI restores (containerd `plugins/services/tasks/local.go`).
+        if let Some(path) = checkpoint.annotations.get("RestoreFromPath") {
+            return Ok(Some(path.into()));
+        }
+        let directory = bundle.work.join("restore");
+        fs_err::create_dir_all(&directory)?;
+        self.checkpoints.unpack(checkpoint, &directory).await?;
+        Ok(Some(directory))
+    }
+
+    /// Has a task written to a directory.
+    async fn dump(&self, shim: &Shim, path: &Path, options: Option<Any>) -> Result<()> {
+        let request = pb::CheckpointTaskRequest {
+            id: shim.bundle.id.clone(),
+            path: path.display().to_string(),
+            options: options.as_ref().map(wire_any),
+        };
+        let id = &shim.bundle.id;
+        let dumped = shim.call("Checkpoint", &request, self.shims.config.timeouts.call).await;
+        dumped.map_err(|error| if shim.is_closed() { missing(id) } else { error })
+    }
+
     /// Who serves the task instead of a shim of its own: whom the request names, or the sandbox.
     async fn endpoint(&self, container: &Container, create: &Create) -> Result<Option<Endpoint>> {
         match (&create.endpoint, container.sandbox.as_str()) {
@@ -183,7 +226,7 @@ impl Scoped {
         let id = shim.bundle.id.clone();
         let request = pb::StateRequest { id: id.clone(), exec_id: exec_id.to_owned() };
         let patience = self.shims.config.timeouts.state;
-        let answer = shim.call::<_, pb::StateResponse>("State", &request, patience).await;
+        let answer = shim.tell::<_, pb::StateResponse>("State", &request, patience).await;
         let gone = |error| if shim.is_closed() { missing(&id) } else { error };
         Ok(process(&id, exec_id, answer.map_err(gone)?))
     }
@@ -216,7 +259,12 @@ fn non_empty(options: Option<&Any>) -> Option<&Any> {
     options.filter(|any| !any.type_url.is_empty() || !any.value.is_empty())
 }
 
-fn create_request(bundle: &Bundle, create: Create, options: Option<&Any>) -> pb::CreateTaskRequest {
+fn create_request(
+    bundle: &Bundle,
+    create: Create,
+    checkpoint: Option<PathBuf>,
+    options: Option<&Any>,
+) -> pb::CreateTaskRequest {
     let Stdio { stdin, stdout, stderr, terminal } = create.stdio;
     pb::CreateTaskRequest {
         id: bundle.id.clone(),
@@ -226,7 +274,7 @@ fn create_request(bundle: &Bundle, create: Create, options: Option<&Any>) -> pb:
         stdin,
         stdout,
         stderr,
-        checkpoint: String::new(),
+        checkpoint: checkpoint.map(|path| path.display().to_string()).unwrap_or_default(),
         parent_checkpoint: String::new(),
         options: options.map(wire_any),
     }
@@ -241,17 +289,10 @@ pub(crate) fn wire_any(any: &Any) -> prost_types::Any {
     prost_types::Any { type_url: any.type_url.clone(), value: any.value.to_vec() }
 }
 
-pub(crate) fn domain_any(any: prost_types::Any) -> Any {
-    Any { type_url: any.type_url, value: any.value.into() }
-}
-
 #[async_trait]
 impl Tasks for Scoped {
     async fn create(&self, create: Create) -> Result<u32> {
         let container = self.containers.get(&create.id).await?;
-        if create.checkpoint.is_some() {
-            return Err(Error::unimplemented("restore of a task from a checkpoint"));
-        }
         let bundle = self.bundle(&create.id)?;
         let reservation = self.shims.table.reserve(&self.namespace, &create.id)?;
         let spec = container.spec.clone().unwrap_or_default();
@@ -270,7 +311,7 @@ impl Tasks for Scoped {
         };
         let shim = Arc::new(shim);
         reservation.live(shim.clone());
-        self.shims.watch(shim, log);
+        self.shims.watch(shim, log, pid);
         Ok(pid)
     }
 
@@ -324,7 +365,14 @@ impl Tasks for Scoped {
 
     async fn get(&self, id: &str, exec_id: &str) -> Result<Process> {
         let shim = self.find(id).await?;
-        self.state(&shim, exec_id).await
+        match self.state(&shim, exec_id).await {
+            // Compat: who does not answer is unknown, not wrong (containerd `getProcessState`).
+            Err(error) if error.kind() == Kind::DeadlineExceeded => {
+                let (id, exec_id) = (id.to_owned(), exec_id.to_owned());
+                Ok(Process { id, exec_id, ..Process::default() })
+            }
+            told => told,
+        }
     }
 
     async fn list(&self) -> Result<Vec<Process>> {
@@ -345,6 +393,9 @@ impl Tasks for Scoped {
         if exec.exec_id.is_empty() {
             return Err(nameless());
         }
+        self.find(&exec.id).await?;
+        identifiers::validate(&exec.exec_id)
+            .map_err(|error| error.context(format!("invalid exec id {}", exec.exec_id)))?;
         let Stdio { stdin, stdout, stderr, terminal } = exec.stdio;
         let request = pb::ExecProcessRequest {
             id: exec.id.clone(),
@@ -385,9 +436,18 @@ impl Tasks for Scoped {
         Ok(processes.map(|p| Pid { pid: p.pid, info: p.info.map(domain_any) }).collect())
     }
 
-    async fn checkpoint(&self, id: &str, _: Option<Any>) -> Result<Vec<Descriptor>> {
-        self.find(id).await?;
-        Err(Error::unimplemented(format!("checkpoint of task {id}")))
+    async fn checkpoint(&self, id: &str, options: Option<Any>) -> Result<Vec<Descriptor>> {
+        let container = self.containers.get(id).await?;
+        let shim = self.find(id).await?;
+        let given = checkpoints::given_path(&container.runtime.name, options.as_ref())?;
+        if let Some(path) = given {
+            self.dump(&shim, &path, options).await?;
+            return Ok(Vec::new());
+        }
+        let scratch = Scratch::make(&shim.bundle.work)?;
+        self.dump(&shim, scratch.path(), options).await?;
+        let spec = wire_any(&container.spec.unwrap_or_default()).encode_to_vec();
+        self.checkpoints.keep(scratch.path(), spec.into()).await
     }
 
     async fn update(&self, id: &str, resources: Option<Any>, annotations: Labels) -> Result<()> {
@@ -397,26 +457,11 @@ impl Tasks for Scoped {
     }
 
     async fn metrics(&self, filters: &Filters) -> Result<Vec<Metric>> {
-        let patience = self.shims.config.timeouts.state;
         let here = self.shims.table.list(&self.namespace).into_iter();
         let wanted =
             here.filter(|(id, _)| filters.matches(&Named { id, namespace: &self.namespace }));
-        let metrics =
-            wanted.filter_map(|(id, shim)| Some((id, shim?))).map(|(id, shim)| async move {
-                let request = pb::StatsRequest { id: id.clone() };
-                match shim.call::<_, pb::StatsResponse>("Stats", &request, patience).await {
-                    Ok(answer) => answer.stats.map(|data| Metric {
-                        id,
-                        at: SystemTime::now(),
-                        data: domain_any(data),
-                    }),
-                    Err(error) => {
-                        tracing::warn!(id, %error, "a shim does not tell statistics");
-                        None
-                    }
-                }
-            });
-        Ok(join_all(metrics).await.into_iter().flatten().collect())
+        let usage = self.shims.measure(wanted.filter_map(|(_, shim)| shim).collect()).await;
+        Ok(usage.into_iter().map(|it| Metric { id: it.id, at: it.at, data: it.data }).collect())
     }
 
     async fn wait(&self, id: &str, exec_id: &str) -> Result<Exit> {

@@ -11,7 +11,7 @@ use tonic::{
 use types::{Error, Kind, Result, Scope};
 
 /// The header that carries the namespace (containerd `pkg/namespaces/grpc.go`).
-const NAMESPACE: &str = "containerd-namespace";
+pub(crate) const NAMESPACE: &str = "containerd-namespace";
 /// The header that carries the lease (containerd `core/leases/grpc.go`).
 const LEASE: &str = "containerd-lease";
 

@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 use types::{Any, Context, Error, FieldMask, Filters, Kind, Platform, Result, Scope};
 
 use super::{Controller, Create, Endpoint, Instance, NOT_READY, READY, Status, missing};
-use crate::{Exit, Metric, Shims, Tasks};
+use crate::{Exit, Metric, Shims, Tasks, checkpoints::Nowhere};
 
 /// What OCI specs are called on the wire (containerd `core/runtime/typeurl.go`).
 const SPEC: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
@@ -73,7 +73,7 @@ impl Pods {
         Arc::new(Scoped {
             pods: self.clone(),
             namespace: scope.namespace().to_owned(),
-            tasks: self.shims.tasks(scope, containers.clone(), None),
+            tasks: self.shims.tasks(scope, containers.clone(), None, Arc::new(Nowhere)),
             containers,
         })
     }

@@ -17,10 +17,10 @@ use crate::{
     Exit, Metric, binary,
     bundle::{Bundle, existing},
     log::Forwarding,
-    shim::{Shim, time},
+    shim::{Shim, domain_any, time},
     shims::Shims,
     table::{Phase, Reservation, Table},
-    tasks::{blocking, domain_any, wire_any, wire_mount},
+    tasks::{blocking, wire_any, wire_mount},
 };
 
 /// The sandboxes of a daemon that are shims, found again after a restart.
@@ -64,8 +64,9 @@ impl Sandboxes {
         let answer = bundle.answer().ok_or_else(|| missing(&bundle.id))?;
         let log = Forwarding::open(&bundle.log(), &bundle.id)?;
         let program = bundle.binary().unwrap_or_default();
-        let patience = self.shims.config.timeouts.load;
-        Ok((Shim::connect(bundle.clone(), program, &answer, patience).await?, log))
+        let config = &self.shims.config;
+        let (grpc, patience) = (config.grpc.as_deref(), config.timeouts.load);
+        Ok((Shim::connect(bundle.clone(), program, answer, grpc, patience).await?, log))
     }
 
     fn live(self: &Arc<Self>, reservation: Reservation, shim: Arc<Shim>, log: Forwarding) {
