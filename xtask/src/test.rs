@@ -48,11 +48,7 @@ pub(crate) fn run(reference: bool) -> Outcome {
     show::chapter("packages");
     let tools = ["runc", "crun", "docker-registry", "busybox-static", "containerd"];
     install::packages(&tools)?;
-<<<<<<< HEAD
-    install::packages(&["docker.io", "skopeo", "umoci"])?;
-=======
-    install::packages(&["docker.io", "skopeo", "criu"])?;
->>>>>>> main
+    install::packages(&["docker.io", "skopeo", "umoci", "criu"])?;
     // Filesystems of all sorts, for the snapshotters.
     install::packages(&["e2fsprogs", "xfsprogs", "btrfs-progs", "erofs-utils"])?;
     e2e::sweep();
