@@ -229,11 +229,22 @@ fn serve(stream: &TcpStream, address: SocketAddr, shelf: &Shelf) -> Outcome {
         let mut sending = locked(&shelf.sending);
         *sending = (sending.0 + 1, sending.1.max(sending.0 + 1));
     }
-    let sent = reply.send(stream, request.method == "HEAD", &shelf.closed);
-    if is_blob {
-        locked(&shelf.sending).0 -= 1;
+    // It counts until its last bytes are sent: from then on, the client may want something else.
+    let ending = Ending { shelf: is_blob.then_some(shelf) };
+    reply.send(stream, request.method == "HEAD", &shelf.closed, ending)
+}
+
+/// A blob that is being sent, until this is dropped.
+struct Ending<'a> {
+    shelf: Option<&'a Shelf>,
+}
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        if let Some(shelf) = self.shelf {
+            locked(&shelf.sending).0 -= 1;
+        }
     }
-    sent
 }
 
 impl Shelf {
@@ -397,7 +408,14 @@ impl Reply {
         Self { status: 206, headers, body: body.split_off(from), fault }
     }
 
-    fn send(&self, mut stream: &TcpStream, head_only: bool, closed: &AtomicBool) -> Outcome {
+    fn send(
+        &self,
+        mut stream: &TcpStream,
+        head_only: bool,
+        closed: &AtomicBool,
+        ending: Ending<'_>,
+    ) -> Outcome {
+        let mut ending = Some(ending);
         if let (Some(Fault::Endless), false) = (&self.fault, head_only) {
             stream.write_all(endless_head().as_bytes())?;
             let zeros = vec![0; 64 * 1024];
@@ -415,7 +433,12 @@ impl Reply {
                 stream.write_all(&self.body[..after.min(self.body.len())])?;
             }
             Some(Fault::Slow(piece, pause)) => {
+                let mut rest = self.body.len();
                 for chunk in self.body.chunks(piece.max(1)) {
+                    rest -= chunk.len();
+                    if rest == 0 {
+                        drop(ending.take());
+                    }
                     stream.write_all(chunk)?;
                     if closed.load(Ordering::SeqCst) {
                         break;
@@ -423,7 +446,10 @@ impl Reply {
                     thread::sleep(pause);
                 }
             }
-            _ => stream.write_all(&self.body)?,
+            _ => {
+                drop(ending.take());
+                stream.write_all(&self.body)?;
+            }
         }
         Ok(())
     }
