@@ -266,7 +266,7 @@ fn print_made(target: Option<&str>, as_json: bool, mounts: &[Mount]) {
                 "Type": it.kind, "Source": it.source, "Target": it.target, "Options": it.options,
             })
         };
-        say!("{:#}", serde_json::Value::from_iter(mounts.iter().map(json)));
+        say!("{:#}", mounts.iter().map(json).collect::<serde_json::Value>());
     }
 }
 

@@ -213,7 +213,9 @@ async fn pull(client: &Client, source: Source, to: ImageStore, going: &Going) ->
     }
     let unpack = going.unpacks.choose(to.unpacks)?;
     progress.report(said(format!("Resolving from {registry}")));
-    let target = source.resolve().await.context(|| "failed to resolve image")?;
+    // Which image it was is part of the answer, as in containerd `client/pull.go`.
+    let context = || format!("failed to resolve reference {:?}", source.name());
+    let target = source.resolve().await.context(context)?;
     progress.report(said(format!("Pulling from {registry}")));
     let pull = Pull {
         name: source.name().to_owned(),
