@@ -31,7 +31,7 @@ const CARRIERS: [&str; 2] = ["containerd-shim-protos", "containerd-client"];
 const CONTAINERD: &str = "github.com/containerd/containerd/api/";
 
 /// What is generated, together with everything these import.
-const ROOTS: [&str; 41] = [
+const ROOTS: [&str; 42] = [
     "events/container.proto",
     "events/content.proto",
     "events/image.proto",
@@ -56,6 +56,7 @@ const ROOTS: [&str; 41] = [
     "services/namespaces/v1/namespace.proto",
     "services/sandbox/v1/sandbox.proto",
     "services/snapshots/v1/snapshots.proto",
+    "services/store/v1/store.proto",
     "services/streaming/v1/streaming.proto",
     "services/tasks/v1/tasks.proto",
     "services/transfer/v1/transfer.proto",

@@ -40,6 +40,12 @@ impl Ctr {
         Self { namespace: format!("{}-{suffix}", self.namespace), ..self.clone() }
     }
 
+    /// The same client in another namespace.
+    #[must_use]
+    pub fn in_namespace_of(&self, namespace: &str) -> Self {
+        Self { namespace: namespace.to_owned(), ..self.clone() }
+    }
+
     /// A command of it, not yet started.
     pub fn command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
         let mut command = Command::new(&self.program);

@@ -36,10 +36,23 @@ pub struct Daemon {
 impl Daemon {
     /// Starts a daemon and waits until it answers.
     pub fn start(parts: Parts, profile: Profile) -> Outcome<Self> {
+        Self::start_on(parts, profile, |_| Ok(()))
+    }
+
+    /// Starts a daemon whose root `furnish` has mounted something on, or filled, and waits until it
+    /// answers.
+    pub fn start_on(
+        parts: Parts,
+        profile: Profile,
+        furnish: impl FnOnce(&Path) -> Outcome,
+    ) -> Outcome<Self> {
         let programs = Programs::find(parts, profile)?;
         let estate = Estate::new()?;
         let mut daemon = Self { child: None, parts, programs, boot: Duration::ZERO, estate };
         daemon.furnish(profile)?;
+        let root = daemon.home().join("root");
+        fs_err::create_dir(&root)?;
+        furnish(&root)?;
         daemon.boot()?;
         Ok(daemon)
     }

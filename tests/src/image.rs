@@ -154,7 +154,7 @@ fn gzip(bytes: &[u8]) -> Outcome<Vec<u8>> {
     Ok(encoder.finish()?)
 }
 
-fn noise(size: usize, seed: u64) -> Vec<u8> {
+pub(crate) fn noise(size: usize, seed: u64) -> Vec<u8> {
     let mut state = seed | 1;
     let mut bytes = Vec::with_capacity(size + 8);
     while bytes.len() < size {
@@ -166,7 +166,7 @@ fn noise(size: usize, seed: u64) -> Vec<u8> {
 }
 
 /// Marsaglia's xorshift64: enough for bytes that look random to a compressor.
-fn step(mut state: u64) -> u64 {
+pub(crate) fn step(mut state: u64) -> u64 {
     state ^= state << 13;
     state ^= state >> 7;
     state ^ (state << 17)

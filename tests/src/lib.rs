@@ -34,6 +34,7 @@ mod http;
 mod image;
 mod knobs;
 pub mod parts;
+pub mod powercut;
 pub mod probe;
 pub mod process;
 pub mod procfs;

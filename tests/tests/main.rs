@@ -2,6 +2,7 @@
 //! The scenarios: claims, played on the distribution's containerd first and then on ours.
 
 mod archives;
+mod audits;
 mod codes;
 mod configs;
 mod content;
@@ -19,6 +20,7 @@ mod leases;
 mod mischief;
 mod namespaces;
 mod observing;
+mod powercuts;
 mod refusals;
 mod restart;
 mod run;
@@ -29,5 +31,6 @@ mod store;
 mod takeover;
 mod tasks;
 mod terminal;
+mod trust;
 mod version;
 mod wire;

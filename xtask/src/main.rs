@@ -6,6 +6,7 @@
 //!             test    know that it works: what CI runs
 //!             tidy    the rules that no compiler knows
 //!             bench   figures beside those of the distribution's containerd
+//!             powercut  what a power cut leaves, at random instants
 //!             quotas  tests of project quotas, under a kernel that has them
 //!             ci      test and demo, and what else is installed that checks
 //! ```
@@ -14,6 +15,7 @@ mod bench;
 mod ci;
 mod demo;
 mod install;
+mod powercut;
 mod quotas;
 mod run;
 mod show;
@@ -35,6 +37,8 @@ cargo xtask <task>
   tidy                 dependency table, file names, licence lines, lengths, forbidden words
   bench [--reference] [--rounds N]
                        memory, start, run and pull, beside the distribution's containerd
+  powercut [--cuts N] [--fs ext4|xfs] [--daemon ours|go] [--seed N]
+                       cut the power at random instants, and count what was lost or broken
   quotas               tests of project quotas, under a kernel that has them
   ci                   test, then demo, and cargo-deny, cargo-machete and typos if installed
 ";
@@ -62,6 +66,7 @@ fn task(words: &[&str]) -> Outcome {
         ["tidy"] => tidy::run(),
         ["quotas"] => quotas::run(),
         ["bench", options @ ..] => bench::run(options),
+        ["powercut", options @ ..] => powercut::run(options),
         ["ci"] => ci::run(),
         ["help" | "--help" | "-h"] => {
             print!("{HELP}");

@@ -5,7 +5,13 @@
 //! claim root --> parts --> metadata --> shims (found in the background) --> listen --> serve
 //!                                                               signal --> answer what is open --> end
 //! ```
-use std::{future::Future, os::unix::fs::DirBuilderExt, path::Path, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use client::{Client, KeptCheckpoints, Under};
 use content::Store;
@@ -35,6 +41,8 @@ use crate::{
     restarts, rim,
     sandboxes::Sandboxers,
     state_dump,
+    store::Overview,
+    trusted::Trust,
 };
 
 /// How long requests that are under way may take once the daemon is told to end.
@@ -58,6 +66,8 @@ pub(crate) struct Parts {
     pub(crate) flights: Flights,
     /// How registries are reached.
     pub(crate) registries: Registries,
+    /// Which images are taken.
+    pub(crate) trust: Arc<Trust>,
 }
 
 impl Daemon {
@@ -165,7 +175,8 @@ impl Daemon {
         let sandboxers = Sandboxers::open(config, &db, &exchange, &shims, remote)?;
         let flights = Flights::default();
         let registries = distribution::registries(config)?;
-        Ok(Parts { db, exchange, shims, differs, sandboxers, proxies, flights, registries })
+        let trust = Arc::new(Trust::read(config, registries.clone())?);
+        Ok(Parts { db, exchange, shims, differs, sandboxers, proxies, flights, registries, trust })
     }
 
     /// Mounts that were left are taken away before anything else can ask for them. What goes wrong
@@ -239,7 +250,9 @@ impl Daemon {
         for warning in &identity.deprecations {
             tracing::warn!("{}: {}", warning.id, warning.message);
         }
-        let rim = rim::grpc(parts, identity, self.inspect(parts).into(), config.grpc.limits);
+        let address = PathBuf::from(&config.grpc.address);
+        let store = Arc::new(Overview::new(parts.db.clone(), config.state.clone(), address));
+        let rim = rim::grpc(parts, identity, self.inspect(parts).into(), store, config.grpc.limits);
         let mut also = JoinSet::new();
         if !config.tcp.address.is_empty() {
             let tcp = listen_tcp(&config.tcp).await?;
@@ -366,8 +379,8 @@ impl Parts {
                 Arc::new(move |name| snapshotter(&scoped, name))
             },
             differ: self.differ(&scoped),
-            images: scoped.images(),
-            containers: scoped.containers(),
+            images: self.trust.images(&self.db, scope),
+            containers: self.trust.containers(&self.db, scope),
             leases: scoped.leases(),
             namespaces: self.db.namespaces(),
             mounts: scoped.mounts(),

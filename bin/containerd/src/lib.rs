@@ -40,6 +40,8 @@ mod rim;
 mod sandboxes;
 mod schedule;
 mod state_dump;
+mod store;
+mod trusted;
 
 pub use config::{Config, Warning, default_text, dump, migrate};
 pub use daemon::Daemon;

@@ -32,6 +32,8 @@ pub(crate) mod kinds {
     pub(crate) const POD_SANDBOX: &str = "io.containerd.podsandbox.controller.v1";
     pub(crate) const SANDBOX_STORE: &str = "io.containerd.sandbox.store.v1";
     pub(crate) const CONTAINER_MONITOR: &str = "io.containerd.monitor.container.v1";
+    pub(crate) const IMAGE_VERIFIER: &str = "io.containerd.image-verifier.v1";
+    pub(crate) const TRUST: &str = "io.containerd.trust.v1";
     pub(crate) const GRPC: &str = "io.containerd.grpc.v1";
     pub(crate) const TTRPC: &str = "io.containerd.ttrpc.v1";
 }
@@ -67,6 +69,8 @@ pub(crate) const FIXED: &[(&str, &str)] = &[
     (kinds::POD_SANDBOX, "podsandbox"),
     (kinds::SANDBOX_STORE, "local"),
     (kinds::CONTAINER_MONITOR, "restart"),
+    (kinds::IMAGE_VERIFIER, "bindir"),
+    (kinds::TRUST, "policy"),
     (kinds::GRPC, "containers"),
     (kinds::GRPC, "content"),
     (kinds::GRPC, "diff"),

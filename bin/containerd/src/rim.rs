@@ -7,11 +7,12 @@ use std::{
 };
 
 use futures_util::{FutureExt, future::BoxFuture};
+use records::Auditor;
 
 use services::{
     Limits, containers, content, diff, events, health, images,
     introspection::{self, Identity, Plugin},
-    leases, mounts, namespaces, sandboxers, sandboxes, snapshots,
+    leases, mounts, namespaces, sandboxers, sandboxes, snapshots, store,
     streaming::{self, Streams},
     tasks, transfer,
     version::{self, Version},
@@ -40,6 +41,7 @@ pub(crate) fn grpc(
     parts: &Parts,
     identity: Identity,
     plugins: Arc<[Plugin]>,
+    auditor: Arc<dyn Auditor>,
     limits: Limits,
 ) -> Rim {
     let db = parts.db.clone();
@@ -55,6 +57,7 @@ pub(crate) fn grpc(
         .add_service(introspection::serve(identity, plugins, inspect(parts), limits))
         .add_service(namespaces::serve(parts.db.namespaces(), limits))
         .add_service(events::serve(parts.exchange.clone(), limits))
+        .add_service(store::serve(auditor, limits))
         .add_service(streaming::serve(streams.clone(), limits))
         .add_service(transfer::serve(
             {
@@ -63,10 +66,23 @@ pub(crate) fn grpc(
             },
             streams,
             parts.registries.clone(),
+            parts.trust.clone(),
             limits,
         ))
-        .add_service(containers::serve(with(&scoped, |it| Ok(it.containers())), limits))
-        .add_service(images::serve(with(&scoped, |it| Ok(it.images())), limits))
+        .add_service(containers::serve(
+            {
+                let (trust, db) = (parts.trust.clone(), parts.db.clone());
+                move |scope: &Scope| Ok(trust.containers(&db, scope))
+            },
+            limits,
+        ))
+        .add_service(images::serve(
+            {
+                let (trust, db) = (parts.trust.clone(), parts.db.clone());
+                move |scope: &Scope| Ok(trust.images(&db, scope))
+            },
+            limits,
+        ))
         .add_service(leases::serve(with(&scoped, |it| Ok(it.leases())), limits))
         .add_service(sandboxes::serve(with(&scoped, |it| Ok(it.sandboxes())), limits))
         .add_service(sandboxers::serve(

@@ -147,7 +147,7 @@ fn read(path: &Path) -> Result<Bytes> {
 }
 
 /// Reads a line that is not shown, from the terminal if there is one.
-fn ask(question: &str) -> Result<String> {
+pub(crate) fn ask(question: &str) -> Result<String> {
     let input = rustix::stdio::stdin();
     let shown =
         if isatty(input) { Some(tcgetattr(input).map_err(std::io::Error::from)?) } else { None };

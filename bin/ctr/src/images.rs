@@ -3,6 +3,7 @@
 mod check;
 mod convert;
 mod export;
+mod generate_key;
 mod hosts;
 mod import;
 mod inspect;
@@ -11,7 +12,9 @@ mod mount;
 mod package;
 mod pull;
 mod push;
+mod sign;
 mod usage;
+mod verify;
 
 use clap::Subcommand;
 use records::{Delete, Image};
@@ -52,6 +55,12 @@ pub(crate) enum Command {
     Push(Box<push::Push>),
     /// Tell where an image would be fetched from, and what each host says to that
     Hosts(Box<hosts::Ask>),
+    /// Make a pair of keys to sign images with
+    GenerateKey(generate_key::GenerateKey),
+    /// Sign an image, and keep the signature beside it
+    Sign(Box<sign::Sign>),
+    /// Tell who has signed an image
+    Verify(Box<verify::Verify>),
     /// Delete images
     #[command(visible_aliases = ["del", "remove", "rm"])]
     Delete {
@@ -116,6 +125,9 @@ impl Command {
             Self::Pull(pull) => pull.run(connection).await,
             Self::Push(push) => push.run(connection).await,
             Self::Hosts(ask) => ask.run().await,
+            Self::GenerateKey(generate) => generate.run().await,
+            Self::Sign(sign) => sign.run(connection).await,
+            Self::Verify(verify) => verify.run(connection).await,
             Self::Delete { sync, names } => delete(connection, &names, sync).await,
             Self::Tag { force, source, targets, .. } => {
                 tag(connection, &source, targets, force).await

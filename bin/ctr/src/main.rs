@@ -25,6 +25,7 @@ mod shim;
 mod signals;
 mod snapshots;
 mod stdio;
+mod store;
 mod table;
 mod tasks;
 mod terminal;
@@ -115,6 +116,9 @@ enum Command {
     /// Manage sandboxes
     #[command(subcommand, visible_aliases = ["sandbox", "sb", "s"])]
     Sandboxes(sandboxes::Command),
+    /// See what is on the disk, in all namespaces, and why
+    #[command(subcommand)]
+    Store(store::Command),
     /// See which deprecated things are used
     #[command(subcommand)]
     Deprecations(deprecations::Command),
@@ -178,6 +182,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Snapshots(command) => command.run(&connection).await,
         Command::Leases(command) => command.run(&connection).await,
         Command::Sandboxes(command) => command.run(&connection).await,
+        Command::Store(command) => command.run(&connection).await,
         Command::Deprecations(command) => command.run(&connection).await,
         Command::Shim(command) => command.run(&connection).await,
         Command::Events(command) => command.run(&connection).await,
@@ -224,6 +229,8 @@ mod tests {
             "sandbox run --runtime io.containerd.runc.v2 x",
             "sb rm -f x",
             "deprecations list --format json",
+            "store check --all",
+            "store explain sha256:",
             "event topic==/x",
         ] {
             let words = ["ctr"].into_iter().chain(line.split(' '));

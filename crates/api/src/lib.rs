@@ -14,7 +14,7 @@
 //! containerd::
 //!   services::<name>::v1        requests and replies; with feature `grpc`, <name>_client and <name>_server
 //!     containers  content  diff  events  images  introspection  leases  mounts  namespaces
-//!     sandbox (Store, Controller)  snapshots  streaming  tasks  transfer  version
+//!     sandbox (Store, Controller)  snapshots  store (ours)  streaming  tasks  transfer  version
 //!   services::events::ttrpc::v1 what shims send to the daemon
 //!   task::v3                    what the daemon sends to shims; also for version 2
 //!   runtime::sandbox::v1        the same for pods

@@ -135,7 +135,9 @@ fn a_process_that_multiplies_does_not_get_away() {
     let mut child = scratch.run("while :; do (sleep 0.01; sleep 60) & done");
     wait_until("many processes", || scratch.cgroup.processes().unwrap().len() > 50);
     scratch.cgroup.kill().unwrap();
-    assert_eq!(child.wait().unwrap(), Exit::Signal(9));
+    // Killed, unless it was quick enough to meet the limit: a shell that cannot fork ends with 2.
+    let ended = child.wait().unwrap();
+    assert!(matches!(ended, Exit::Signal(9) | Exit::Code(2)), "{ended:?}");
     assert!(scratch.cgroup.processes().unwrap().is_empty());
 }
 

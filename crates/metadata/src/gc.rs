@@ -13,6 +13,7 @@
 //! write is either part of the state that was read, or reported before the step, or comes after it.
 //! What was reported is spared with all that it refers to; what a later write refers to either exists
 //! then, whole (see [`order`]), or does not exist, as if it had been collected long ago.
+mod audit;
 mod backends;
 mod collector;
 mod inventory;
@@ -29,7 +30,10 @@ mod turn;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant, SystemTime},
 };
 
@@ -46,6 +50,7 @@ use crate::{
     db::{Backend, Touched},
 };
 
+pub(crate) use audit::audit;
 pub use collector::Collector;
 pub(crate) use link::expiry;
 pub use schedule::Schedule;
@@ -56,6 +61,8 @@ pub use stats::{Removed, Stats};
 pub(crate) struct Turns {
     metadata: Turn<Found>,
     removals: Removals,
+    /// How many collections have begun and not yet asked for their sweeps.
+    under_way: AtomicUsize,
     /// When the last one ended and what became of it, for the schedule.
     history: Mutex<History>,
 }
@@ -114,6 +121,13 @@ pub(crate) async fn collect(db: &Db) -> Result<Stats> {
     .await
 }
 
+/// Collects as if every backend had something left by a crash.
+pub(crate) async fn prune(db: &Db) -> Result<Stats> {
+    let all = db.shared.backends.all();
+    db.shared.signals.pressure().dirty.extend(all);
+    collect(db).await
+}
+
 /// Removes garbage from the database, and sets the backends to it.
 pub(crate) async fn begin(db: &Db) -> Result<Found> {
     db.shared.turns.metadata.share(|| once(db)).await
@@ -141,6 +155,7 @@ pub(crate) async fn finish(db: &Db, found: Found) -> Stats {
 }
 
 async fn once(db: &Db) -> Result<Found> {
+    let _under_way = UnderWay::begin(&db.shared.turns.under_way);
     let began = Instant::now();
     let before = std::mem::take(&mut *db.shared.signals.pressure());
     let outcome = metadata(db).await;
@@ -225,6 +240,22 @@ async fn metadata(db: &Db) -> Result<Stats> {
     }
     drop(listening);
     Ok(stats)
+}
+
+/// Counts a collection until dropped.
+struct UnderWay<'a>(&'a AtomicUsize);
+
+impl<'a> UnderWay<'a> {
+    fn begin(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(count)
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// Listens to writes until dropped.

@@ -85,6 +85,12 @@ impl Holds {
         self.attempt(&thing, alone).then(|| Hold { holds: self.clone(), thing })
     }
 
+    /// Whether anybody holds `thing`. What was made by the time of the question, and is not held, has
+    /// been recorded, or never will be. To ask is not to hold: the collector is not kept off by it.
+    pub(crate) fn is_held(&self, thing: &Thing) -> bool {
+        self.held().contains_key(thing)
+    }
+
     async fn wait(&self, thing: Thing, take: fn(Option<Held>) -> Option<Held>) -> Hold {
         loop {
             let mut freed = pin!(self.shared.freed.notified());

@@ -218,6 +218,18 @@ impl Db {
         gc::collect(self).await
     }
 
+    /// Tells why everything is there that is there. With `sizes`, snapshots are measured.
+    ///
+    /// Nobody is stopped meanwhile; what is in the making is neither an orphan nor missing.
+    pub async fn audit(&self, sizes: bool) -> Result<Vec<::records::audit::Thing>> {
+        gc::audit(self, sizes).await
+    }
+
+    /// Removes what nothing refers to, as [`Self::collect`] does, and also what no record ever named.
+    pub async fn prune(&self) -> Result<Stats> {
+        gc::prune(self).await
+    }
+
     /// Copies the database as it is now into a new file at `path`, while readers and writers go on.
     /// The copy can be opened in place of the original, over the same backends.
     ///

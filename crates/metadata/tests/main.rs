@@ -6,6 +6,7 @@
 // tests too.
 #[cfg(test)]
 mod cases {
+    mod audit;
     mod backup;
     mod collecting;
     mod content;

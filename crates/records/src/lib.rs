@@ -20,11 +20,14 @@
 //! # Ok::<(), types::Error>(())
 //! ```
 
+pub mod audit;
 mod change;
 mod lease;
 #[cfg(feature = "suite")]
 pub mod suite;
 mod validate;
+
+pub use audit::{Auditor, State};
 
 use std::{borrow::Cow, time::SystemTime};
 

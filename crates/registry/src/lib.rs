@@ -239,6 +239,23 @@ impl Registry {
         referrers::list(&self.repository(reference)?, subject, artifact_type).await
     }
 
+    /// Lists what may hold signatures of `subject` in the repository of `reference`: what has cosign's
+    /// tag for it, `sha256-<hex>.sig` (cosign `specs/SIGNATURE_SPEC.md`), and all that refers to it.
+    pub async fn signatures(
+        &self,
+        reference: &Reference,
+        subject: &Digest,
+    ) -> Result<Vec<Descriptor>> {
+        let tag = subject.as_str().replacen(':', "-", 1);
+        let tagged: Reference = format!("{}:{tag}.sig", reference.locator()).parse()?;
+        let tagged = match self.resolve(&tagged).await {
+            Err(error) if error.is_not_found() => None,
+            tagged => Some(tagged?),
+        };
+        let referring = self.referrers(reference, subject, None).await?;
+        Ok(tagged.into_iter().chain(referring).collect())
+    }
+
     fn repository(&self, reference: &Reference) -> Result<Repository> {
         let hosts = (self.shared.options.hosts)(reference.host())
             .context(|| reference.host().to_owned())?;

@@ -30,6 +30,7 @@ pub mod sandboxers;
 pub mod sandboxes;
 pub mod shims;
 pub mod snapshots;
+pub mod store;
 pub mod streaming;
 pub mod tasks;
 pub mod transfer;

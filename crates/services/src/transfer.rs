@@ -15,6 +15,7 @@
 //! progress, and who it is to a registry.
 mod archive;
 mod client;
+mod gate;
 mod logs;
 mod progress;
 mod source;
@@ -35,6 +36,7 @@ use tonic::{Request, Response};
 use types::{Context, Error, Result, Scope};
 
 pub use client::{Fetched, Imported, export, fetch, import};
+pub use gate::{Gate, Open, Resolved};
 
 use crate::call::{Limits, Reply, detached, limited, open, status};
 use crate::convert::{FromWire, present};
@@ -49,20 +51,21 @@ pub fn serve<F>(
     find: F,
     streams: Streams,
     registries: Registries,
+    gate: Arc<dyn Gate>,
     limits: Limits,
 ) -> TransferServer<Server<F>>
 where
     F: Fn(&Scope) -> Result<Client> + Send + Sync + 'static,
 {
-    limited!(TransferServer::new(Server { find, streams, registries }), limits)
+    limited!(TransferServer::new(Server { find, streams, registries, gate }), limits)
 }
 
 /// Puts transfers on the wire.
-#[derive(Debug)]
 pub struct Server<F> {
     find: F,
     streams: Streams,
     registries: Registries,
+    gate: Arc<dyn Gate>,
 }
 
 #[tonic::async_trait]
@@ -88,9 +91,11 @@ where
         // A client that is gone does not want its image any more.
         let stop = CancellationToken::new();
         let _gone = stop.clone().drop_guard();
+        let gate = Arc::clone(&self.gate);
         let done = detached(async move {
+            let asked = Asked { gate: &*gate, scope: &scope };
             let going = Going { unpacks, progress, stop };
-            let outcome = plan.run(&client, ends, going).await;
+            let outcome = plan.run(&client, ends, going, asked).await;
             if let Some(reporter) = reporter {
                 reporter.finish().await;
             }
@@ -124,6 +129,12 @@ enum Ends {
     One(Stream),
     Both(Stream, Stream),
     None,
+}
+
+/// On whose behalf, and who has to agree.
+struct Asked<'a> {
+    gate: &'a dyn Gate,
+    scope: &'a Scope,
 }
 
 impl Plan {
@@ -174,11 +185,13 @@ impl Plan {
         }
     }
 
-    async fn run(self, client: &Client, ends: Ends, going: Going) -> Result<()> {
+    async fn run(self, client: &Client, ends: Ends, going: Going, asked: Asked<'_>) -> Result<()> {
         let Going { unpacks, progress, .. } = &going;
         let progress = Arc::clone(progress);
         match (self, ends) {
-            (Self::Pull { to, .. }, Ends::Registry(it)) => pull(client, it, to, &going).await,
+            (Self::Pull { to, .. }, Ends::Registry(it)) => {
+                pull(client, it, to, &going, asked).await
+            }
             (Self::Push { from, .. }, Ends::Registry(it)) => push(client, it, from, progress).await,
             (Self::Import { from, to }, Ends::One(stream)) => {
                 archive::import(client, from, stream, to, unpacks, progress).await
@@ -204,7 +217,13 @@ fn said(event: String) -> ::client::Event {
     ::client::Event { event: event.into(), ..Default::default() }
 }
 
-async fn pull(client: &Client, source: Source, to: ImageStore, going: &Going) -> Result<()> {
+async fn pull(
+    client: &Client,
+    source: Source,
+    to: ImageStore,
+    going: &Going,
+    asked: Asked<'_>,
+) -> Result<()> {
     let progress = &going.progress;
     let registry = format!("OCI Registry ({})", source.name());
     let rules = archive::rules(&to.name, to.extra_references);
@@ -216,10 +235,14 @@ async fn pull(client: &Client, source: Source, to: ImageStore, going: &Going) ->
     // Which image it was is part of the answer, as in containerd `client/pull.go`.
     let context = || format!("failed to resolve reference {:?}", source.name());
     let target = source.resolve().await.context(context)?;
+    let names = ::images::archive::names(&rules, &target, true);
+    for name in &names {
+        asked.gate.admit(asked.scope, &source.resolved(&target, name)).await?;
+    }
     progress.report(said(format!("Pulling from {registry}")));
     let pull = Pull {
         name: source.name().to_owned(),
-        kept_as: ::images::archive::names(&rules, &target, true),
+        kept_as: names,
         target,
         fetch: source.fetcher()?,
         platforms: Vec::from_wire(to.platforms)?,

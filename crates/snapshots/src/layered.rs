@@ -13,8 +13,10 @@
 mod ids;
 
 use std::{
+    collections::{HashMap, HashSet},
     path::{Path, PathBuf},
     sync::Arc,
+    time::SystemTime,
 };
 
 use async_trait::async_trait;
@@ -26,7 +28,7 @@ use types::{Context, Error, FieldMask, Filters, Labels, Result};
 
 use self::ids::Ids;
 use crate::{
-    Capability, Commit, Info, Kind, Snapshotter, Usage,
+    Capability, Commit, Info, Kind, Place, Snapshotter, Usage,
     meta::{Meta, Record},
     tree,
 };
@@ -198,6 +200,10 @@ impl<D: Driver> Snapshotter for Layered<D> {
     async fn cleanup(&self) -> Result<()> {
         self.on_disk(Shared::cleanup).await
     }
+
+    async fn places(&self) -> Result<Vec<Place>> {
+        self.on_disk(Shared::places).await
+    }
 }
 
 impl<D: Driver> Shared<D> {
@@ -332,6 +338,29 @@ impl<D: Driver> Shared<D> {
         Ok(())
     }
 
+    /// Where data lies, in the order of [`Self::cleanup`] for the same reason. What was removed
+    /// meanwhile is not missing: it is looked for again.
+    fn places(&self) -> Result<Vec<Place>> {
+        let mut found: HashMap<PathBuf, SystemTime> = HashMap::new();
+        for entry in fs::read_dir(&self.directory)? {
+            let entry = entry?;
+            let Ok(about) = entry.metadata() else { continue };
+            found.insert(entry.path(), about.modified()?);
+        }
+        let making: HashSet<_> =
+            self.ids.in_the_making().into_iter().map(|id| self.path(id)).collect();
+        found.retain(|path, _| !making.contains(path));
+        let mut places = Vec::new();
+        for record in self.meta.list()? {
+            let path = self.path(record.id);
+            let changed_at = found.remove(&path).or_else(|| modified(&path));
+            places.push(Place { path, key: Some(record.info.name), changed_at });
+        }
+        let strays = found.into_iter().filter(|(path, _)| path.exists());
+        places.extend(strays.map(|(path, time)| Place { path, key: None, changed_at: Some(time) }));
+        Ok(places)
+    }
+
     /// Makes what a power cut took of active snapshots and views, and ends what a crash cut short.
     /// What cannot be made is left to whoever uses it: one bad snapshot must not keep the others
     /// away.
@@ -364,6 +393,10 @@ impl<D: Driver> Shared<D> {
             tracing::warn!(%error, path = %path.display(), "failed to remove directory");
         }
     }
+}
+
+fn modified(path: &Path) -> Option<SystemTime> {
+    fs::metadata(path).and_then(|about| about.modified()).ok()
 }
 
 /// Nobody but root may look below: file modes inside are those of images.

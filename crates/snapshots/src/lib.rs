@@ -49,7 +49,7 @@ pub use native::{Native, NativeDriver};
 pub use overlay::{Options, Overlay, OverlayDriver, UPPERDIR_LABEL};
 pub use quota::MAX_SIZE_LABEL;
 
-use std::{borrow::Cow, time::SystemTime};
+use std::{borrow::Cow, path::PathBuf, time::SystemTime};
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
@@ -197,4 +197,21 @@ pub trait Snapshotter: Send + Sync + 'static {
 
     /// Deletes the data of removed snapshots, and what a crash left behind.
     async fn cleanup(&self) -> Result<()>;
+
+    /// Lists where data lies, and whose it is. What is in the making is left out. `Unimplemented`
+    /// when that is not for others to know.
+    async fn places(&self) -> Result<Vec<Place>> {
+        Err(types::Error::unimplemented("places of snapshots"))
+    }
+}
+
+/// Where data of a snapshot lies, or should.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Its directory.
+    pub path: PathBuf,
+    /// The key or name of its snapshot, if any has it.
+    pub key: Option<String>,
+    /// When it was last changed; nothing if it is not there.
+    pub changed_at: Option<SystemTime>,
 }

@@ -17,10 +17,11 @@ use crate::{
     scoped,
 };
 
-const BLOB: &str = "SELECT 1 FROM blobs WHERE digest = ?1
+pub(super) const BLOB: &str = "SELECT 1 FROM blobs WHERE digest = ?1
     UNION ALL SELECT 1 FROM ingests WHERE expected = ?1";
-const INGEST: &str = "SELECT 1 FROM ingests WHERE backend_ref = ?";
-const SNAPSHOT: &str = "SELECT 1 FROM snapshots WHERE snapshotter = ?1 AND backend_key = ?2
+pub(super) const INGEST: &str = "SELECT 1 FROM ingests WHERE backend_ref = ?";
+pub(super) const SNAPSHOT: &str =
+    "SELECT 1 FROM snapshots WHERE snapshotter = ?1 AND backend_key = ?2
     UNION ALL SELECT 1 FROM commits WHERE snapshotter = ?1 AND backend_key = ?2";
 
 /// Sweeps one backend, and returns what could not be removed.

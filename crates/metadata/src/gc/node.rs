@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use ::records::Resource;
 
@@ -50,5 +50,38 @@ impl Node {
             _ => return None,
         };
         Some(Self::new(namespace, kind, resource.id))
+    }
+}
+
+impl Kind {
+    /// What a person calls it.
+    pub(crate) fn word(&self) -> &'static str {
+        match self {
+            Self::Container => "container",
+            Self::Content => "blob",
+            Self::Image => "image",
+            Self::Ingest => "ingest",
+            Self::Lease => "lease",
+            Self::Mount => "activation",
+            Self::Sandbox => "sandbox",
+            Self::Snapshot(_) => "snapshot",
+        }
+    }
+}
+
+impl Node {
+    /// Its key, with the snapshotter's name before that of a snapshot.
+    pub(crate) fn name(&self) -> String {
+        match &self.kind {
+            Kind::Snapshot(of) => format!("{of}/{}", self.key),
+            _ => self.key.clone(),
+        }
+    }
+}
+
+/// `image docker.io/library/busybox:1`.
+impl fmt::Display for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.kind.word(), self.name())
     }
 }

@@ -41,20 +41,15 @@ pub(super) struct Plan {
 
 /// Finds the garbage among `entries`.
 pub(super) fn plan(entries: &[Entry], now: SystemTime) -> Plan {
+    Marker::new(entries, now).run().0
+}
+
+/// What keeps each thing that is kept on another's account: the one that was found first.
+pub(super) fn keepers(entries: &[Entry], now: SystemTime) -> (Plan, HashMap<Node, Node>) {
     let mut marker = Marker::new(entries, now);
-    marker.back_references();
-    marker.roots();
-    marker.spread();
-    let Marker { marked, expires, back, .. } = marker;
-    let is_kept = |node: &Node| marked.iter().any(|set| set.contains(node));
-    let garbage = entries
-        .iter()
-        .map(|entry| &entry.node)
-        .filter(|node| !matches!(node.kind, Kind::Container | Kind::Sandbox) && !is_kept(node))
-        .cloned()
-        .collect();
-    let [kept, _flat] = marked;
-    Plan { garbage, seen: entries.len(), kept, back, expires }
+    marker.keepers = Some(HashMap::new());
+    let plan = marker.run();
+    (plan.0, plan.1.unwrap_or_default())
 }
 
 /// How far a mark spreads.
@@ -75,13 +70,40 @@ struct Marker<'a> {
     /// By reach.
     marked: [HashSet<Node>; 2],
     queue: Vec<(Node, Reach)>,
+    /// What each was first marked for, if somebody wants to know.
+    keepers: Option<HashMap<Node, Node>>,
 }
 
 impl<'a> Marker<'a> {
     fn new(entries: &'a [Entry], now: SystemTime) -> Self {
         let by_node = entries.iter().map(|entry| (&entry.node, entry)).collect();
         let (back, marked, queue) = Default::default();
-        Self { entries, by_node, now, expires: None, back, marked, queue }
+        Self { entries, by_node, now, expires: None, back, marked, queue, keepers: None }
+    }
+
+    fn run(mut self) -> (Plan, Option<HashMap<Node, Node>>) {
+        self.back_references();
+        self.roots();
+        self.spread();
+        let Self { entries, marked, expires, back, keepers, .. } = self;
+        let is_kept = |node: &Node| marked.iter().any(|set| set.contains(node));
+        let garbage = entries
+            .iter()
+            .map(|entry| &entry.node)
+            .filter(|node| !matches!(node.kind, Kind::Container | Kind::Sandbox) && !is_kept(node))
+            .cloned()
+            .collect();
+        let [kept, _flat] = marked;
+        (Plan { garbage, seen: entries.len(), kept, back, expires }, keepers)
+    }
+
+    /// Marks what another keeps.
+    fn mark_for(&mut self, keeper: &Node, node: Node, reach: Reach) {
+        let is_new = self.marked.iter().all(|set| !set.contains(&node));
+        if let Some(keepers) = self.keepers.as_mut().filter(|_| is_new) {
+            keepers.insert(node.clone(), keeper.clone());
+        }
+        self.mark(node, reach);
     }
 
     fn mark(&mut self, node: Node, reach: Reach) {
@@ -149,7 +171,7 @@ impl<'a> Marker<'a> {
                 Kind::Content | Kind::Image | Kind::Snapshot(_) if is_flat => Reach::Flat,
                 _ => Reach::Full,
             };
-            self.mark(held.clone(), reach);
+            self.mark_for(&entry.node, held.clone(), reach);
         }
     }
 
@@ -169,8 +191,8 @@ impl<'a> Marker<'a> {
     fn spread(&mut self) {
         while let Some((node, reach)) = self.queue.pop() {
             if reach == Reach::Full {
-                for node in self.back.get(&node).cloned().unwrap_or_default() {
-                    self.mark(node, Reach::Full);
+                for back in self.back.get(&node).cloned().unwrap_or_default() {
+                    self.mark_for(&node, back, Reach::Full);
                 }
             }
             let Some(entry) = self.by_node.get(&node).copied() else { continue };
@@ -178,13 +200,13 @@ impl<'a> Marker<'a> {
             if node.kind == Kind::Lease || (reach == Reach::Flat && node.kind == Kind::Content) {
                 continue;
             }
-            for node in &entry.refs {
-                self.mark(node.clone(), reach);
+            for to in &entry.refs {
+                self.mark_for(&node, to.clone(), reach);
             }
             if reach == Reach::Full {
                 for link in links(&node.namespace, &entry.labels) {
-                    if let Link::To(node) = link {
-                        self.mark(node, Reach::Full);
+                    if let Link::To(to) = link {
+                        self.mark_for(&node, to, Reach::Full);
                     }
                 }
             }

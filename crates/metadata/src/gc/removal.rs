@@ -79,6 +79,15 @@ impl Removals {
         pending.collect()
     }
 
+    /// The backends whose sweeps were asked for and are not done, whoever gave up on them.
+    pub(super) fn unfinished(&self) -> Vec<Backend> {
+        let slots = self.slots();
+        let going = slots
+            .iter()
+            .filter(|(_, slot)| slot.last.as_ref().is_some_and(|last| last.peek().is_none()));
+        going.map(|(backend, _)| backend.clone()).collect()
+    }
+
     /// Waits for a sweep, for `patience` at most, and not at all for a backend that somebody has
     /// given up on.
     pub(super) async fn wait(

@@ -13,7 +13,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use types::{Descriptor, Error, Kind, Result, Scope};
 
-use super::{logs, unpacks::Unpacks};
+use super::{Resolved, logs, unpacks::Unpacks};
 use crate::streaming::{Stream, Streams};
 
 /// How registries are reached on behalf of clients: what all transfers share, and what holds where a
@@ -112,6 +112,12 @@ impl Source {
     /// The turns that it shares with other pushes.
     pub(super) fn upload_turns(&self) -> Option<Arc<Semaphore>> {
         self.upload_turns.clone()
+    }
+
+    /// What it was found to mean, to be stored as `name`.
+    pub(super) fn resolved<'a>(&'a self, target: &'a Descriptor, name: &'a str) -> Resolved<'a> {
+        let Self { registry, reference, name: source, .. } = self;
+        Resolved { source, name, target, registry, reference }
     }
 
     pub(super) async fn resolve(&self) -> Result<Descriptor> {
