@@ -201,12 +201,17 @@ impl Estate {
 
     /// Notes the sockets that its shims listen on, as each bundle tells: containerd 1 writes a bare
     /// address, containerd 2 an object of JSON.
-    fn note_sockets(&self) {
+    pub fn note_sockets(&self) {
         let bundles = self.bundles();
         let files =
             bundles.iter().flat_map(|dir| ["address", "bootstrap.json"].map(|f| dir.join(f)));
         let texts = files.filter_map(|path| fs_err::read_to_string(path).ok());
         locked(&self.sockets).extend(texts.filter_map(|text| socket_in(&text)));
+    }
+
+    /// The sockets of shims that were noted so far, whether they are still there or not.
+    pub fn sockets(&self) -> Vec<PathBuf> {
+        locked(&self.sockets).iter().cloned().collect()
     }
 
     /// Lets frozen processes run again: in a v1 freezer even a killed one stays.

@@ -25,6 +25,7 @@
 //! # }
 //! ```
 
+pub mod churn;
 mod ctr;
 mod daemon;
 pub mod docker;

@@ -19,6 +19,9 @@ for_each_shim!(
     an_exit_after_a_restart_is_an_event,
     output_is_not_lost_over_a_restart,
     an_orderly_end_leaves_the_task_alone,
+    a_paused_task_stays_paused_over_a_restart,
+    a_process_that_was_added_outlives_the_daemon,
+    a_terminal_outlives_the_daemon,
 );
 for_each_daemon!(a_pull_that_was_killed_is_resumed, records_outlive_a_power_cut);
 
@@ -161,6 +164,67 @@ fn an_orderly_end_leaves_the_task_alone(world: &mut World) -> Outcome {
     assert!(procfs::alive(pid_before));
     world.daemon.restart()?;
     assert_eq!(pid(world, &id)?, pid_before);
+    world.ctr.remove(&id)
+}
+
+fn a_paused_task_stays_paused_over_a_restart(world: &mut World) -> Outcome {
+    let (id, pid_before) = background(world, "sleep 1000")?;
+    world.ctr.ok(["tasks", "pause", &id])?;
+    world.daemon.kill9()?;
+    world.daemon.restart()?;
+    assert_eq!(world.ctr.state(&id)?.as_deref(), Some("PAUSED"));
+    world.ctr.ok(["tasks", "resume", &id])?;
+    assert_eq!(world.ctr.state(&id)?.as_deref(), Some("RUNNING"));
+    // And the other way round: what was not paused before can be now.
+    world.daemon.kill9()?;
+    world.daemon.restart()?;
+    world.ctr.ok(["tasks", "pause", &id])?;
+    world.ctr.wait_for_state(&id, "PAUSED", PATIENCE)?;
+    world.ctr.ok(["tasks", "resume", &id])?;
+    assert_eq!(pid(world, &id)?, pid_before);
+    world.ctr.remove(&id)
+}
+
+fn a_process_that_was_added_outlives_the_daemon(world: &mut World) -> Outcome {
+    let (id, _) = background(world, "sleep 1000")?;
+    let fifos = world.daemon.home().join("fifos").display().to_string();
+    let (added, later) = (world.id("added"), world.id("later"));
+    let exec = ["tasks", "exec", "-d", "--fifo-dir", &fifos, "--exec-id", &added, &id];
+    world.ctr.ok(exec.into_iter().chain(["sleep", "77"]))?;
+    let count = || -> Outcome<usize> { Ok(world.ctr.lines(["tasks", "ps", &id])?.len() - 1) };
+    wait::until("a second process", PATIENCE, || Ok((count()? == 2).then_some(())))?;
+    world.daemon.kill9()?;
+    world.daemon.restart()?;
+    let count = || -> Outcome<usize> { Ok(world.ctr.lines(["tasks", "ps", &id])?.len() - 1) };
+    assert_eq!(count()?, 2);
+    let taken = ["tasks", "exec", "--exec-id", &added, &id, "true"];
+    world.ctr.refused(taken, &["already exists"])?;
+    let said = world.ctr.run(["tasks", "exec", "--exec-id", &later, &id, "sh", "-c", "exit 6"])?;
+    assert_eq!(said.code(), Some(6), "{}", said.told());
+    world.ctr.ok(["tasks", "kill", "--exec-id", &added, "--signal", "KILL", &id])?;
+    wait::until("its end", PATIENCE, || Ok((count()? == 1).then_some(())))?;
+    world.ctr.remove(&id)
+}
+
+fn a_terminal_outlives_the_daemon(world: &mut World) -> Outcome {
+    let image = world.busybox()?;
+    let id = world.id("tty");
+    let fifos = world.daemon.home().join("fifos").display().to_string();
+    let run = ["run", "-d", "-t", "--fifo-dir", &fifos, &image, &id, "sh"];
+    let mut client = world.ctr.on_terminal(run)?;
+    ensure!(client.wait(PATIENCE)?.success(), "{}", client.shown());
+    world.daemon.kill9()?;
+    world.daemon.restart()?;
+    let mut pty = world.ctr.on_terminal(["tasks", "attach", &id])?;
+    pty.type_in("test -t 0 && echo still-$((1 + 2))-here\n")?;
+    pty.expect("still-3-here", PATIENCE)?;
+    pty.type_in("until stty size | grep '33 111'; do sleep 0.1; done; exit 4\n")?;
+    wait::until("the new size", PATIENCE, || {
+        pty.resize(33, 111)?;
+        Ok(pty.shown().contains("33 111\r").then_some(()))
+    })?;
+    // Who was attached removes the task.
+    assert_eq!(pty.wait(PATIENCE)?.code(), Some(4), "{}", pty.shown());
     world.ctr.remove(&id)
 }
 

@@ -21,7 +21,7 @@ only_ours!(
 );
 
 /// Asks for everything, one thing after the other, until something fails.
-fn live(world: &World, image: &str, id: &str) -> Outcome {
+pub(crate) fn live(world: &World, image: &str, id: &str) -> Outcome {
     let ctr = &world.ctr;
     ctr.ok(["run", "-d", "--null-io", image, id, "sleep", "1000"])?;
     let (exec_id, fifos) = (world.id("e"), world.daemon.home().join("tmp").display().to_string());

@@ -102,6 +102,23 @@ impl Wire {
         Ok(())
     }
 
+    /// Makes a call and gives what is answered, or the refusal; `DeadlineExceeded` when nothing came
+    /// within `limit`.
+    pub(crate) fn ask<M, R>(&self, method: &str, message: M, limit: Duration) -> Result<R, Status>
+    where
+        M: Message + 'static,
+        R: Message + Default + 'static,
+    {
+        let answers = self.runtime.block_on(async {
+            let asked = self.answers(method, vec![message], limit);
+            // The peer is told of the limit too, but may not heed it.
+            tokio::time::timeout(limit, asked).await
+        });
+        let elapsed = |_| Status::deadline_exceeded("no answer");
+        let answers: Vec<R> = answers.map_err(elapsed)??;
+        answers.into_iter().next().ok_or_else(|| Status::internal("an answer without a message"))
+    }
+
     /// Sends messages to a method, whatever its kind, and waits for the end of its answer.
     ///
     /// Answers are decoded as the empty message, which every message can be.
@@ -109,22 +126,38 @@ impl Wire {
     where
         M: Message + 'static,
     {
+        let limit = Duration::from_secs(30);
+        self.runtime.block_on(self.answers::<M, ()>(method, messages, limit)).map(drop)
+    }
+
+    async fn answers<M, R>(
+        &self,
+        method: &str,
+        messages: Vec<M>,
+        limit: Duration,
+    ) -> Result<Vec<R>, Status>
+    where
+        M: Message + 'static,
+        R: Message + Default + 'static,
+    {
         let path =
             PathAndQuery::try_from(format!("/containerd.services.{}/{method}", self.service))
                 .map_err(|error| Status::internal(error.to_string()))?;
         let mut request = Request::new(tokio_stream::iter(messages));
+        request.set_timeout(limit);
         if let Some(namespace) = Some(&self.namespace).filter(|name| !name.is_empty()) {
             let value = MetadataValue::try_from(namespace)
                 .map_err(|error| Status::internal(error.to_string()))?;
             request.metadata_mut().insert("containerd-namespace", value);
         }
-        self.runtime.block_on(async {
-            let mut grpc = Grpc::new(self.channel.clone());
-            grpc.ready().await.map_err(|error| Status::unknown(error.to_string()))?;
-            let codec = ProstCodec::<M, ()>::default();
-            let mut answers = grpc.streaming(request, path, codec).await?.into_inner();
-            while answers.message().await?.is_some() {}
-            Ok(())
-        })
+        let mut grpc = Grpc::new(self.channel.clone());
+        grpc.ready().await.map_err(|error| Status::unknown(error.to_string()))?;
+        let codec = ProstCodec::<M, R>::default();
+        let mut answers = grpc.streaming(request, path, codec).await?.into_inner();
+        let mut all = Vec::new();
+        while let Some(answer) = answers.message().await? {
+            all.push(answer);
+        }
+        Ok(all)
     }
 }

@@ -6,6 +6,7 @@
 //!             test    know that it works: what CI runs
 //!             tidy    the rules that no compiler knows
 //!             bench   figures beside those of the distribution's containerd
+//!             soak    many containers, and what they leave
 //!             powercut  what a power cut leaves, at random instants
 //!             quotas  tests of project quotas, under a kernel that has them
 //!             ci      test and demo, and what else is installed that checks
@@ -19,6 +20,7 @@ mod powercut;
 mod quotas;
 mod run;
 mod show;
+mod soak;
 mod stop;
 mod test;
 mod tidy;
@@ -37,6 +39,8 @@ cargo xtask <task>
   tidy                 dependency table, file names, licence lines, lengths, forbidden words
   bench [--reference] [--rounds N]
                        memory, start, run and pull, beside the distribution's containerd
+  soak [--containers N] [--release]
+                       many containers come and go: what is left, and how the daemon grows
   powercut [--cuts N] [--fs ext4|xfs] [--daemon ours|go] [--seed N]
                        cut the power at random instants, and count what was lost or broken
   quotas               tests of project quotas, under a kernel that has them
@@ -66,6 +70,7 @@ fn task(words: &[&str]) -> Outcome {
         ["tidy"] => tidy::run(),
         ["quotas"] => quotas::run(),
         ["bench", options @ ..] => bench::run(options),
+        ["soak", options @ ..] => soak::run(options),
         ["powercut", options @ ..] => powercut::run(options),
         ["ci"] => ci::run(),
         ["help" | "--help" | "-h"] => {

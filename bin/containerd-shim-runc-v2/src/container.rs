@@ -324,7 +324,7 @@ impl Owner {
         if let Err(failure) = self.handle.runc.pause(&self.handle.id).await {
             if failure.leaves_remains() {
                 // It may be paused nevertheless; if it is not, this says so and does nothing.
-                drop(self.handle.runc.resume(&self.handle.id).await);
+                drop(self.handle.runc.resume_if_it_answers(&self.handle.id).await);
             }
             self.init.enter(State::Running);
             return Err(failure.named("OCI runtime pause failed"));

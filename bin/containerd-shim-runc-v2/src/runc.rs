@@ -33,6 +33,8 @@ pub(crate) const INIT_PID: &str = "init.pid";
 
 /// How long runc may take for what is done in an instant.
 const SHORT: Duration = Duration::from_mins(1);
+/// How long it may take when it has hung already.
+const BRIEF: Duration = Duration::from_secs(3);
 /// How long it may take where hooks are run, which may be anything.
 const LONG: Duration = Duration::from_mins(10);
 
@@ -211,6 +213,11 @@ impl Runc {
     /// Lets them go on.
     pub(crate) async fn resume(&self, id: &str) -> Called {
         self.simple(["resume", id], SHORT).await
+    }
+
+    /// Lets them go on after a call that hung: it may hang again, and is not waited for as long.
+    pub(crate) async fn resume_if_it_answers(&self, id: &str) -> Called {
+        self.simple(["resume", id], BRIEF).await
     }
 
     /// Changes limits: `resources` is the JSON of the specification's.

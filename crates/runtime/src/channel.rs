@@ -84,5 +84,30 @@ impl Channel for Ttrpc {
 fn error(status: ttrpc::Status) -> Error {
     let kind =
         if status.is_closed() { Kind::Unavailable } else { Kind::from_code(status.code as i32) };
-    Error::said(kind, status.message)
+    let mut words = status.message;
+    // Compat: people and programs know these words by their end (containerd `errdefs/grpc.go`).
+    if kind == Kind::Unknown && !words.ends_with(UNKNOWN) {
+        words.push_str(UNKNOWN);
+    }
+    Error::said(kind, words)
+}
+
+/// How what has no better code ends.
+const UNKNOWN: &str = ": unknown";
+
+#[cfg(test)]
+mod tests {
+    use ttrpc::Code;
+
+    use super::*;
+
+    #[test]
+    fn what_has_no_code_says_so_once() {
+        let said = |words: &str| error(ttrpc::Status::new(Code::Unknown, words)).to_string();
+        let started = "cannot start a running process";
+        assert_eq!(said(started), "cannot start a running process: unknown");
+        assert_eq!(said("no luck: unknown"), "no luck: unknown");
+        let missing = error(ttrpc::Status::new(Code::NotFound, "process does not exist a"));
+        assert_eq!(missing.to_string(), "process does not exist a");
+    }
 }

@@ -15,6 +15,7 @@ use events::{Event, Publisher, Typed};
 use futures_util::future::BoxFuture;
 use mount::Manager;
 use records::{Container, Records};
+use sys::failpoint;
 use tokio_util::task::TaskTracker;
 use types::{Any, Context, Error, Kind, Result, Scope};
 
@@ -204,7 +205,9 @@ impl Shims {
         let log = Forwarding::open(&bundle.log(), &bundle.id)?;
         let started = binary::start(&self.config, &self.dialects, &program, bundle, options);
         let answer: Answer = started.await?;
+        failpoint::reach("daemon.create.started")?;
         bundle.remember(&program, &answer)?;
+        failpoint::reach("daemon.create.remembered")?;
         let (grpc, patience) = (self.config.grpc.as_deref(), self.config.timeouts.load);
         let shim = Shim::connect(bundle.clone(), program, answer, grpc, patience).await?;
         Ok((shim, log))

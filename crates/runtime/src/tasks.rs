@@ -13,6 +13,7 @@ use futures_util::future::join_all;
 use mount::{Manager, Mount};
 use prost::Message;
 use records::{Container, Records};
+use sys::failpoint;
 use types::{Any, Context, Descriptor, Error, Fields, Filters, Kind, Labels, Result, identifiers};
 
 use crate::{
@@ -98,6 +99,7 @@ impl Scoped {
         container: &Container,
         mut create: Create,
     ) -> Result<(u32, Shim, Forwarding)> {
+        failpoint::reach("daemon.create.bundled")?;
         let runtime = match create.runtime_path.as_str() {
             "" => &container.runtime.name,
             path => path,
@@ -131,7 +133,8 @@ impl Scoped {
         let create = Create { rootfs, ..create };
         let request = create_request(bundle, create, checkpoint, options.as_ref());
         let patience = self.shims.config.timeouts.call;
-        match shim.call::<_, pb::CreateTaskResponse>("Create", &request, patience).await {
+        let made = shim.call::<_, pb::CreateTaskResponse>("Create", &request, patience).await;
+        match made.and_then(|made| Ok(failpoint::reach("daemon.create.made").map(|()| made)?)) {
             Ok(made) => {
                 keep_answer(&shim);
                 Ok((made.pid, shim, log))
@@ -154,6 +157,7 @@ impl Scoped {
         shim: &Shim,
         rootfs: Vec<Mount>,
     ) -> Result<Activation> {
+        failpoint::reach("daemon.create.connected")?;
         match &self.mounts {
             Some(manager) if !rootfs.is_empty() => {
                 let config = &self.shims.config;
@@ -317,7 +321,9 @@ impl Tasks for Scoped {
 
     async fn start(&self, id: &str, exec_id: &str) -> Result<u32> {
         let request = pb::StartRequest { id: id.to_owned(), exec_id: exec_id.to_owned() };
+        failpoint::reach("daemon.start.begun")?;
         let started: pb::StartResponse = self.call(id, "Start", request).await?;
+        failpoint::reach("daemon.start.done")?;
         Ok(started.pid)
     }
 
@@ -327,6 +333,7 @@ impl Tasks for Scoped {
             // Somebody else deletes it: when that is done it is not there, and until then neither.
             return Err(missing(id));
         };
+        failpoint::reach("daemon.delete.begun")?;
         let request = pb::DeleteRequest { id: id.to_owned(), exec_id: String::new() };
         let patience = self.shims.config.timeouts.call;
         let exit = match shim.call::<_, pb::DeleteResponse>("Delete", &request, patience).await {
@@ -339,15 +346,18 @@ impl Tasks for Scoped {
                 deleting.done(exit);
                 return Ok(exit);
             }
-            Err(error) => return Err(error),
+            Err(error) => return Err(error.context("failed to delete task")),
         };
+        failpoint::reach("daemon.delete.deleted")?;
         self.shims.shut_down(&shim).await;
+        failpoint::reach("daemon.delete.shut")?;
         let bundle = shim.bundle.clone();
         blocking(move || {
             bundle.remove();
             Ok(())
         })
         .await?;
+        failpoint::reach("daemon.delete.removed")?;
         self.deactivate(id).await;
         deleting.done(exit);
         Ok(exit)
@@ -386,7 +396,9 @@ impl Tasks for Scoped {
     async fn kill(&self, id: &str, exec_id: &str, signal: u32, all: bool) -> Result<()> {
         let (id, exec_id) = (id.to_owned(), exec_id.to_owned());
         let request = pb::KillRequest { id: id.clone(), exec_id, signal, all };
-        self.call(&id, "Kill", request).await
+        failpoint::reach("daemon.kill.begun")?;
+        self.call::<_, ()>(&id, "Kill", request).await?;
+        Ok(failpoint::reach("daemon.kill.done")?)
     }
 
     async fn exec(&self, exec: Exec) -> Result<()> {
@@ -406,7 +418,9 @@ impl Tasks for Scoped {
             stderr,
             spec: Some(wire_any(&exec.spec)),
         };
-        self.call(&exec.id, "Exec", request).await
+        failpoint::reach("daemon.exec.begun")?;
+        self.call::<_, ()>(&exec.id, "Exec", request).await?;
+        Ok(failpoint::reach("daemon.exec.done")?)
     }
 
     async fn resize(&self, id: &str, exec_id: &str, width: u32, height: u32) -> Result<()> {

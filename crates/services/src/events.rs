@@ -40,7 +40,11 @@ impl Events for Server {
     type SubscribeStream = Pin<Box<dyn Stream<Item = Result<wire::Envelope, Status>> + Send>>;
 
     async fn publish(&self, request: Request<pb::PublishRequest>) -> Reply<()> {
-        let (scope, request) = open(request)?;
+        let (scope, request) = open(request).map_err(|refused| {
+            // Compat: containerd's `core/events/exchange` puts these words before it.
+            let words = format!("failed publishing event: {}", refused.message());
+            Status::new(refused.code(), words)
+        })?;
         let event = present(request.event, "event").map(any).map_err(status)?;
         let published = self.bus.publish(scope.namespace(), &request.topic, event).await;
         published.map(Response::new).map_err(status)

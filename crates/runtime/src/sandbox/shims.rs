@@ -219,8 +219,12 @@ impl Controller for Scoped {
         let started = match shim.call_sandbox("StartSandbox", &request, patience).await {
             Ok(started) => started,
             Err(error) => {
+                let is_gone = shim.is_closed();
                 if let Some(deleting) = self.all.table.begin_delete(&shim) {
                     deleting.done(self.all.end(&shim).await);
+                }
+                if is_gone {
+                    return Err(missing(id));
                 }
                 return Err(error.context(format!("failed to start sandbox {id}")));
             }
