@@ -133,11 +133,17 @@ pub(crate) fn head(status: u16, length: usize, headers: &[(&str, String)]) -> St
     std::iter::once(first).chain(extra).chain(["\r\n".to_owned()]).collect::<Vec<_>>().concat()
 }
 
+/// The head of an answer whose body lasts for as long as the connection.
+pub(crate) fn endless_head() -> String {
+    "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n".to_owned()
+}
+
 fn reason(status: u16) -> &'static str {
     match status {
         200 => "OK",
         201 => "Created",
         202 => "Accepted",
+        307 => "Temporary Redirect",
         206 => "Partial Content",
         401 => "Unauthorized",
         403 => "Forbidden",

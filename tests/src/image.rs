@@ -36,15 +36,18 @@ pub struct Blob {
 }
 
 impl Blob {
-    fn new(media_type: &str, bytes: Vec<u8>) -> Self {
+    /// Names bytes by their digest.
+    pub fn new(media_type: &str, bytes: Vec<u8>) -> Self {
         Self { media_type: media_type.to_owned(), digest: digest(&bytes), bytes }
     }
 
-    fn json(media_type: &str, value: &Value) -> Self {
+    /// Names a document by the digest of its text.
+    pub fn json(media_type: &str, value: &Value) -> Self {
         Self::new(media_type, value.to_string().into_bytes())
     }
 
-    fn descriptor(&self) -> Value {
+    /// What refers to it.
+    pub fn descriptor(&self) -> Value {
         json!({ "mediaType": self.media_type, "digest": self.digest, "size": self.bytes.len() })
     }
 }

@@ -17,7 +17,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 
-use crate::http::{Request, head};
+use crate::http::{Request, endless_head, head};
 use crate::image::{Blob, Packed};
 use crate::process::locked;
 use crate::{Context, Outcome};
@@ -46,6 +46,16 @@ pub enum Fault {
     Slow(usize, Duration),
     /// The body has the right length and the wrong bytes.
     Corrupt,
+    /// Too many requests: come back after this many seconds.
+    Busy(u32),
+    /// The same path at another host: `127.0.0.1:<port>`.
+    Elsewhere(String),
+    /// Whoever wants a part gets everything.
+    NoRanges,
+    /// This many bytes more than there are.
+    Padded(usize),
+    /// Zeros without end, and no word of how many.
+    Endless,
 }
 
 /// Who may pull.
@@ -59,6 +69,8 @@ pub enum Auth {
     Bearer(&'static str, &'static str),
     /// Whoever has a token, which anybody is given.
     Anonymous,
+    /// The same, but each token is good for this many requests.
+    Fleeting(usize),
 }
 
 const TOKEN: &str = "a-token-of-the-tests";
@@ -74,6 +86,8 @@ pub struct Seen {
     pub from: Option<u64>,
     /// What it was answered.
     pub status: u16,
+    /// What the client showed of who it is.
+    pub authorization: Option<String>,
 }
 
 /// The registry. Dropping it ends it.
@@ -84,11 +98,24 @@ pub struct KnobRegistry {
     listener: Option<JoinHandle<()>>,
 }
 
+/// A fault that has been set.
+#[derive(Debug)]
+struct Set {
+    part: Part,
+    fault: Fault,
+    /// How often it is still to happen; without end if none.
+    left: Option<usize>,
+}
+
 #[derive(Debug, Default)]
 struct Shelf {
     manifests: Mutex<HashMap<String, Blob>>,
     blobs: Mutex<HashMap<String, Blob>>,
-    faults: Mutex<Vec<(Part, Fault)>>,
+    faults: Mutex<Vec<Set>>,
+    /// How many tokens were given, and how often the last one was shown.
+    tokens: Mutex<(usize, usize)>,
+    /// How many blobs are being sent, and how many were at most.
+    sending: Mutex<(usize, usize)>,
     auth: Mutex<Option<Auth>>,
     seen: Mutex<Vec<Seen>>,
     closed: AtomicBool,
@@ -125,7 +152,22 @@ impl KnobRegistry {
 
     /// Makes a part of it go wrong from now on.
     pub fn fault(&self, part: Part, fault: Fault) {
-        locked(&self.shelf.faults).push((part, fault));
+        locked(&self.shelf.faults).push(Set { part, fault, left: None });
+    }
+
+    /// Makes a part of it go wrong the next `times` that it is asked for, before what else is set.
+    pub fn fault_at_first(&self, times: usize, part: Part, fault: Fault) {
+        locked(&self.shelf.faults).insert(0, Set { part, fault, left: Some(times) });
+    }
+
+    /// Stores a manifest under `name:tag` and its digest; gives the reference to pull it by.
+    pub fn put_manifest(&self, manifest: &Blob, name_and_tag: &str) -> Outcome<String> {
+        let (name, tag) = name_and_tag.split_once(':').context("a name and a tag")?;
+        let mut manifests = locked(&self.shelf.manifests);
+        for reference in [tag, &manifest.digest] {
+            manifests.insert(format!("{name}/{reference}"), manifest.clone());
+        }
+        Ok(format!("{}/{name_and_tag}", self.address))
     }
 
     /// Makes everything right again.
@@ -136,6 +178,11 @@ impl KnobRegistry {
     /// Says who may pull.
     pub fn auth(&self, auth: Auth) {
         *locked(&self.shelf.auth) = Some(auth);
+    }
+
+    /// How many blobs were on their way at once, at most.
+    pub fn most_blobs_at_once(&self) -> usize {
+        locked(&self.shelf.sending).1
     }
 
     /// Everything that was asked so far.
@@ -175,8 +222,29 @@ fn serve(stream: &TcpStream, address: SocketAddr, shelf: &Shelf) -> Outcome {
         path: request.path.clone(),
         from: range(&request).map(|(first, _)| first),
         status: reply.status,
+        authorization: request.headers.first("authorization").map(str::to_owned),
     });
-    reply.send(stream, request.method == "HEAD", &shelf.closed)
+    let is_blob = request.path.contains("/blobs/") && reply.status < 300;
+    if is_blob {
+        let mut sending = locked(&shelf.sending);
+        *sending = (sending.0 + 1, sending.1.max(sending.0 + 1));
+    }
+    // It counts until its last bytes are sent: from then on, the client may want something else.
+    let ending = Ending { shelf: is_blob.then_some(shelf) };
+    reply.send(stream, request.method == "HEAD", &shelf.closed, ending)
+}
+
+/// A blob that is being sent, until this is dropped.
+struct Ending<'a> {
+    shelf: Option<&'a Shelf>,
+}
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        if let Some(shelf) = self.shelf {
+            locked(&shelf.sending).0 -= 1;
+        }
+    }
 }
 
 impl Shelf {
@@ -186,12 +254,22 @@ impl Shelf {
         if let Some(Fault::Status(status)) = fault {
             return Reply::error(status, "DENIED_BY_TEST", "this registry was told to say so");
         }
+        if let Some(Fault::Busy(seconds)) = fault {
+            let mut reply = Reply::error(429, "TOOMANYREQUESTS", "slow down");
+            reply.headers.push(("Retry-After", seconds.to_string()));
+            return reply;
+        }
         let auth = locked(&self.auth).clone().unwrap_or(Auth::Open);
         if request.path == "/token" {
-            return token(&auth, request);
+            return self.token(&auth, request);
         }
-        if !admitted(&auth, request) {
+        if !self.admitted(&auth, request) {
             return challenge(&auth, address, path);
+        }
+        if let Some(Fault::Elsewhere(host)) = fault {
+            let mut reply = Reply::json(307, &json!({}));
+            reply.headers.push(("Location", format!("http://{host}{}", request.path)));
+            return reply;
         }
         let found = match (path.rsplit_once("/manifests/"), path.rsplit_once("/blobs/")) {
             (Some((name, reference)), _) => {
@@ -213,16 +291,36 @@ impl Shelf {
             Part::Blob(digest) => path.ends_with(digest.as_str()),
             Part::Tokens => path == "/token",
         };
-        locked(&self.faults).iter().find(|(part, _)| hit(part)).map(|(_, fault)| fault.clone())
+        let mut faults = locked(&self.faults);
+        let set = faults.iter_mut().find(|set| hit(&set.part) && set.left != Some(0))?;
+        set.left = set.left.map(|left| left - 1);
+        Some(set.fault.clone())
     }
-}
 
-fn admitted(auth: &Auth, request: &Request) -> bool {
-    let given = request.headers.first("authorization");
-    match auth {
-        Auth::Open => true,
-        Auth::Basic(name, password) => given == Some(basic(name, password).as_str()),
-        Auth::Bearer(..) | Auth::Anonymous => given == Some(&format!("Bearer {TOKEN}")),
+    fn admitted(&self, auth: &Auth, request: &Request) -> bool {
+        let given = request.headers.first("authorization");
+        match auth {
+            Auth::Open => true,
+            Auth::Basic(name, password) => given == Some(basic(name, password).as_str()),
+            Auth::Bearer(..) | Auth::Anonymous => given == Some(&format!("Bearer {TOKEN}")),
+            Auth::Fleeting(uses) => {
+                let mut tokens = locked(&self.tokens);
+                let is_last = given == Some(&format!("Bearer {TOKEN}-{}", tokens.0));
+                tokens.1 += usize::from(is_last);
+                is_last && tokens.1 <= *uses
+            }
+        }
+    }
+
+    /// Distribution's token specification: <https://distribution.github.io/distribution/spec/auth/token/>.
+    fn token(&self, auth: &Auth, request: &Request) -> Reply {
+        if let Auth::Fleeting(_) = auth {
+            let mut tokens = locked(&self.tokens);
+            *tokens = (tokens.0 + 1, 0);
+            let token = format!("{TOKEN}-{}", tokens.0);
+            return Reply::json(200, &json!({ "token": token, "expires_in": 300 }));
+        }
+        token(auth, request)
     }
 }
 
@@ -230,7 +328,6 @@ fn basic(name: &str, password: &str) -> String {
     format!("Basic {}", STANDARD.encode(format!("{name}:{password}")))
 }
 
-/// Distribution's token specification: <https://distribution.github.io/distribution/spec/auth/token/>.
 fn token(auth: &Auth, request: &Request) -> Reply {
     let given = request.headers.first("authorization");
     let form = String::from_utf8_lossy(&request.body);
@@ -297,6 +394,10 @@ impl Reply {
         }
         let mut headers =
             vec![("Content-Type", blob.media_type), ("Docker-Content-Digest", blob.digest)];
+        if let Some(Fault::Padded(count)) = fault {
+            body.resize(total + count, 0);
+        }
+        let range = range.filter(|_| !matches!(fault, Some(Fault::NoRanges)));
         let Some((first, last)) = range else {
             return Self { status: 200, headers, body, fault };
         };
@@ -307,7 +408,22 @@ impl Reply {
         Self { status: 206, headers, body: body.split_off(from), fault }
     }
 
-    fn send(&self, mut stream: &TcpStream, head_only: bool, closed: &AtomicBool) -> Outcome {
+    fn send(
+        &self,
+        mut stream: &TcpStream,
+        head_only: bool,
+        closed: &AtomicBool,
+        ending: Ending<'_>,
+    ) -> Outcome {
+        let mut ending = Some(ending);
+        if let (Some(Fault::Endless), false) = (&self.fault, head_only) {
+            stream.write_all(endless_head().as_bytes())?;
+            let zeros = vec![0; 64 * 1024];
+            while !closed.load(Ordering::SeqCst) {
+                stream.write_all(&zeros)?;
+            }
+            return Ok(());
+        }
         stream.write_all(head(self.status, self.body.len(), &self.headers).as_bytes())?;
         if head_only {
             return Ok(());
@@ -317,7 +433,12 @@ impl Reply {
                 stream.write_all(&self.body[..after.min(self.body.len())])?;
             }
             Some(Fault::Slow(piece, pause)) => {
+                let mut rest = self.body.len();
                 for chunk in self.body.chunks(piece.max(1)) {
+                    rest -= chunk.len();
+                    if rest == 0 {
+                        drop(ending.take());
+                    }
                     stream.write_all(chunk)?;
                     if closed.load(Ordering::SeqCst) {
                         break;
@@ -325,7 +446,10 @@ impl Reply {
                     thread::sleep(pause);
                 }
             }
-            _ => stream.write_all(&self.body)?,
+            _ => {
+                drop(ending.take());
+                stream.write_all(&self.body)?;
+            }
         }
         Ok(())
     }

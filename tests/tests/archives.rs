@@ -17,6 +17,7 @@ for_each_daemon!(
     what_skopeo_writes_is_imported,
     what_docker_would_save_is_imported,
     skopeo_reads_what_is_exported,
+    umoci_reads_what_is_exported_and_adds_a_layer,
     a_layout_names_its_images_by_tags_and_digests,
     an_export_without_its_content_is_refused,
     an_import_of_what_is_no_archive_is_refused_and_leaves_nothing,
@@ -57,6 +58,31 @@ fn shell(world: &World, script: &str) -> Outcome<String> {
     let mut command = Command::new("/bin/sh");
     command.args(["-ec", script]).env("CTR", words.join(" "));
     run(command.current_dir(world.daemon.home()), PATIENCE)?.ok()
+}
+
+/// Unpacks an exported layout, adds a layer to it, and packs it for import: all with umoci.
+fn umoci_reads_what_is_exported_and_adds_a_layer(world: &mut World) -> Outcome {
+    let image = world.pull(&Image::three_layers()?, NAME)?;
+    world.ctr.ok(["images", "export", "three.tar", &image])?;
+    world.ctr.ok(["images", "rm", "--sync", &image])?;
+    assert_empty(world)?;
+    shell(world, "mkdir layout && tar -xf three.tar -C layout && echo added > added")?;
+    let umoci = |words: &[&str]| {
+        let mut command = Command::new(parts::tool("umoci")?);
+        run(command.args(words).current_dir(world.daemon.home()), PATIENCE)?.ok()
+    };
+    umoci(&["unpack", "--image", "layout:1", "bundle"])?;
+    let twin = fs_err::read_to_string(path(world, "bundle/rootfs/srv/twin"))?;
+    ensure!(twin == "new\n", "umoci found {twin:?}");
+    ensure!(!path(world, "bundle/rootfs/srv/removed").exists(), "a whiteout was not heeded");
+    umoci(&["insert", "--image", "layout:1", "added", "/srv/added"])?;
+    shell(world, "tar -cf more.tar -C layout .")?;
+    world.ctr.ok(["images", "import", "more.tar"])?;
+    let said = world.ctr.ok(["run", "--rm", &image, &world.id("x"), "cat", "/srv/added"])?;
+    ensure!(said == "added\n", "{image} said {said}");
+    runs(world, &image)?;
+    world.ctr.ok(["images", "rm", "--sync", &image])?;
+    assert_empty(world)
 }
 
 fn runs(world: &World, image: &str) -> Outcome {

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Snapshots, as a client sees them.
 
-use e2e::{Image, Outcome, World, ensure, for_each_daemon, for_their_ctr};
+use e2e::{Image, Outcome, World, ensure, for_each_daemon};
 
 use crate::store::{collect, first_word, snapshots};
 
-for_their_ctr!(the_difference_of_a_snapshot_is_an_archive);
 for_each_daemon!(
+    the_difference_of_a_snapshot_is_an_archive,
+    two_snapshots_are_compared,
+    what_was_only_fetched_is_unpacked,
     a_list_names_kinds_and_parents,
     a_tree_shows_who_stands_on_whom,
     usage_counts_bytes_and_inodes,
@@ -110,6 +112,34 @@ fn the_difference_of_a_snapshot_is_an_archive(world: &mut World) -> Outcome {
     assert!(archive.contains("srv/made") && archive.contains("srv/.wh.kept"), "{archive:?}");
     assert!(!archive.contains("srv/replaced"), "unchanged files are in it: {archive:?}");
     world.ctr.remove(&id)
+}
+
+fn two_snapshots_are_compared(world: &mut World) -> Outcome {
+    pull_three(world)?;
+    let top = top(world)?;
+    let info: serde_json::Value =
+        serde_json::from_str(&world.ctr.ok(["snapshots", "info", &top])?)?;
+    let parent = info["Parent"].as_str().unwrap_or_default();
+    let plain = "application/vnd.oci.image.layer.v1.tar";
+    let archive = world.ctr.ok(["snapshots", "diff", "--media-type", plain, parent, &top])?;
+    ensure!(archive.contains("srv/twin"), "what the third layer brings is not in it");
+    ensure!(!archive.contains("bin/busybox"), "unchanged files are in it");
+    assert_eq!(snapshots(world)?.len(), 3, "views are left");
+    Ok(())
+}
+
+fn what_was_only_fetched_is_unpacked(world: &mut World) -> Outcome {
+    let packed = Image::three_layers()?.pack()?;
+    let image = world.registry()?.push(&packed, "tools/three:1")?;
+    world.ctr.ok(["content", "fetch", "--plain-http", &image])?;
+    assert_eq!(snapshots(world)?.len(), 0);
+    let said = world.ctr.ok(["snapshots", "unpack", &packed.root.digest])?;
+    ensure!(said.contains(&packed.root.digest) && said.contains("done"), "{said}");
+    assert_eq!(snapshots(world)?.len(), 3);
+    world.ctr.refused(["snapshots", "unpack", &packed.config.digest], &["manifest not found"])?;
+    let said = world.ctr.ok(["run", "--rm", &image, &world.id("x"), "cat", "/srv/twin"])?;
+    assert_eq!(said, "new\n");
+    Ok(())
 }
 
 fn the_native_snapshotter_works_too(world: &mut World) -> Outcome {

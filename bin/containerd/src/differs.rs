@@ -15,6 +15,7 @@ pub(crate) struct Differs {
     order: Vec<Name>,
     sync_fs: bool,
     mkfs_options: Vec<String>,
+    max_layer_size: u64,
     processors: Vec<Processor>,
     /// Where layers are mounted that cannot be written in place.
     scratch: PathBuf,
@@ -50,6 +51,14 @@ struct ErofsSection {
     mkfs_options: Vec<String>,
 }
 
+/// `[plugins."io.containerd.differ.v1.walking"]`, which is ours.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct WalkingSection {
+    /// How many bytes a layer may inflate to; 0 is no limit.
+    max_layer_size: u64,
+}
+
 impl Differs {
     /// Reads what the config says. A differ that does not exist is left out, and said so.
     pub(crate) fn read(
@@ -59,12 +68,14 @@ impl Differs {
     ) -> Result<Self> {
         let service: Service = config.section(&format!("{}.diff-service", kinds::SERVICE))?;
         let erofs: ErofsSection = config.section(&format!("{}.erofs", kinds::DIFFER))?;
+        let walking: WalkingSection = config.section(&format!("{}.walking", kinds::DIFFER))?;
         let is_enabled = |name: &str| !config.is_disabled(&format!("{}.{name}", kinds::DIFFER));
         let names = service.default.iter().map(String::as_str).filter(|name| is_enabled(name));
         Ok(Self {
             order: names.filter_map(Name::parse).collect(),
             sync_fs: service.sync_fs,
             mkfs_options: erofs.mkfs_options,
+            max_layer_size: walking.max_layer_size,
             processors,
             scratch,
         })
@@ -77,6 +88,7 @@ impl Differs {
                 Name::Walking => Arc::new(
                     Walking::new(scoped.content(), self.scratch.clone())
                         .with_processors(self.processors.clone())
+                        .with_max_size(self.max_layer_size)
                         .with_mounts(scoped.mounts()),
                 ),
                 Name::Erofs => Arc::new(Erofs::new(scoped.content(), self.mkfs_options.clone())),

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use ::registry::{Credentials, Directories, DockerConfig, Options, Proxies, Registry, Transfers};
 use serde::Deserialize;
-use services::transfer::Registries;
-use types::{Context as _, Result};
+use services::transfer::{Registries, Supported, Unpacks};
+use tokio::sync::Semaphore;
+use types::{Context as _, Platform, Result};
 
 use crate::{Config, plugins::kinds};
 
@@ -17,11 +18,44 @@ struct Section {
     max_concurrent_downloads: usize,
     max_concurrent_uploaded_layers: usize,
     concurrent_layer_fetch_buffer: u64,
+    max_concurrent_unpacks: Option<usize>,
+    check_platform_supported: bool,
+    unpack_config: Option<Vec<UnpackSection>>,
     config_path: String,
     /// Where Docker keeps credentials: its folder, or its `config.json`.
     docker_config: String,
     /// How many bytes a second all downloads may take together; 0 is no limit.
     max_download_bandwidth: u64,
+}
+
+/// One of `unpack_config`. Where there is none, any snapshotter may be unpacked to.
+#[derive(Debug, Deserialize)]
+#[serde(default)]
+struct UnpackSection {
+    platform: String,
+    snapshotter: String,
+    differ: String,
+}
+
+impl Default for UnpackSection {
+    fn default() -> Self {
+        let (platform, snapshotter) = (Platform::host().to_string(), "overlayfs".to_owned());
+        Self { platform, snapshotter, differ: String::new() }
+    }
+}
+
+impl UnpackSection {
+    fn read(&self) -> Result<Supported> {
+        let Self { platform, snapshotter, differ } = self;
+        if !matches!(differ.as_str(), "" | "walking") {
+            tracing::warn!(differ, "unpack_config: differs are asked in the diff service's order");
+        }
+        let platform = platform.parse();
+        let platform = platform.context(|| {
+            format!("{}: platform configuration {:?} invalid", kinds::TRANSFER, self.platform)
+        })?;
+        Ok(Supported { platform, snapshotter: snapshotter.clone() })
+    }
 }
 
 impl Default for Section {
@@ -30,6 +64,9 @@ impl Default for Section {
             max_concurrent_downloads: 3,
             max_concurrent_uploaded_layers: 3,
             concurrent_layer_fetch_buffer: 0,
+            max_concurrent_unpacks: None,
+            check_platform_supported: false,
+            unpack_config: None,
             config_path: String::new(),
             docker_config: String::new(),
             max_download_bandwidth: 0,
@@ -51,12 +88,32 @@ pub(crate) fn registries(config: &Config) -> Result<Registries> {
         shared: Registry::new(options),
         directories: Directories::split(&section.config_path),
         credentials,
+        unpacks: section.unpacks()?,
+        upload_turns: turns(section.max_concurrent_uploaded_layers),
         downloads: section.max_concurrent_downloads,
         uploads: section.max_concurrent_uploaded_layers,
     })
 }
 
+/// As many turns as may be taken at once; 0 is no limit.
+fn turns(limit: usize) -> Option<Arc<Semaphore>> {
+    (limit > 0).then(|| Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS))))
+}
+
 impl Section {
+    fn unpacks(&self) -> Result<Unpacks> {
+        let supported = self.unpack_config.as_ref();
+        let supported = supported.map(|it| it.iter().map(UnpackSection::read).collect());
+        // Compat: 0 and 1 are both one after the other (containerd `core/transfer/local/transfer.go`).
+        let parallel = self.max_concurrent_unpacks.map_or(0, |limit| limit.max(1));
+        Ok(Unpacks {
+            supported: supported.transpose()?,
+            checks_platform: self.check_platform_supported,
+            parallel,
+            turns: turns(parallel).filter(|_| parallel > 1),
+        })
+    }
+
     fn transfers(&self) -> Transfers {
         Transfers {
             downloads: self.max_concurrent_downloads,
@@ -80,10 +137,19 @@ mod tests {
     fn the_keys_are_gos() {
         let text = "version = 3\n[plugins.\"io.containerd.transfer.v1.local\"]\n\
                     config_path = \"/a:/b\"\nmax_concurrent_downloads = 5\n\
-                    concurrent_layer_fetch_buffer = 8388608\nunpack_config = []";
+                    concurrent_layer_fetch_buffer = 8388608\n\
+                    max_concurrent_unpacks = 4\ncheck_platform_supported = true\n\
+                    unpack_config = [{ platform = \"linux/arm64\", snapshotter = \"native\" }]";
         let found = registries(&config(text)).unwrap();
         assert_eq!(found.directories, ["/a", "/b"].map(std::path::PathBuf::from));
         assert_eq!((found.downloads, found.uploads), (5, 3));
+        let Unpacks { supported, checks_platform, parallel, turns } = found.unpacks;
+        let native = Supported {
+            platform: "linux/arm64".parse().unwrap(),
+            snapshotter: "native".to_owned(),
+        };
+        assert_eq!((supported, checks_platform, parallel), (Some(vec![native]), true, 4));
+        assert_eq!(turns.unwrap().available_permits(), 4);
         let section: Section = config(text).section("io.containerd.transfer.v1.local").unwrap();
         let transfers = section.transfers();
         assert_eq!((transfers.part, transfers.parts), (8 << 20, 5));

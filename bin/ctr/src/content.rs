@@ -24,7 +24,10 @@ const CHUNK: usize = 1 << 20;
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// List what is being written
-    Active,
+    Active {
+        /// Filters, such as ref~=layer
+        filters: Vec<String>,
+    },
     /// Delete blobs
     #[command(visible_aliases = ["del", "remove", "rm"])]
     Delete {
@@ -62,8 +65,7 @@ pub(crate) enum Command {
     Label {
         /// Its digest
         digest: Digest,
-        /// Labels, key=value; an empty value clears
-        #[arg(required = true)]
+        /// Labels, key=value; an empty value clears. Without any, prints what there is
         labels: Vec<String>,
     },
     /// Let go of what is kept
@@ -96,7 +98,7 @@ impl Command {
             Self::PushObject(push) => push.run(connection).await,
             Self::Edit(edit) => edit.run(&*store().await?).await,
             Self::Prune(Prune::References(prune)) => prune.run(connection).await,
-            Self::Active => active(&*store().await?).await,
+            Self::Active { filters } => active(&*store().await?, &Filters::parse(filters)?).await,
             Self::Delete { digests } => delete(&*store().await?, &digests).await,
             Self::Get { digest } => get(&*store().await?, &digest).await,
             Self::Ingest { expected_digest: digest, expected_size, reference } => {
@@ -111,9 +113,9 @@ impl Command {
     }
 }
 
-async fn active(store: &dyn Store) -> Result<()> {
+async fn active(store: &dyn Store, filters: &Filters) -> Result<()> {
     let mut table = Table::new(["REF", "SIZE", "AGE"]);
-    for status in store.statuses(&Filters::default()).await? {
+    for status in store.statuses(filters).await? {
         let (size, age) = (units::bytes(status.offset), units::ago(status.started_at));
         table.row([status.reference, size, age]);
     }
@@ -133,7 +135,8 @@ async fn delete(store: &dyn Store, digests: &[Digest]) -> Result<()> {
     outcome
 }
 
-async fn get(store: &dyn Store, digest: &Digest) -> Result<()> {
+/// Writes a blob to the standard output.
+pub(crate) async fn get(store: &dyn Store, digest: &Digest) -> Result<()> {
     let reader = store.reader(digest).await?;
     let mut offset = 0;
     while offset < reader.size() {
@@ -167,10 +170,13 @@ async fn ingest(store: &dyn Store, reference: &str, expected: Expected) -> Resul
 }
 
 async fn label(store: &dyn Store, digest: Digest, pairs: &[String]) -> Result<()> {
-    let labels = labels::parse(pairs);
-    let mask = labels::mask(&labels);
-    let info = Info { labels, ..store.info(&digest).await? };
-    say!("{}", labels::cell(&store.update(info, &mask).await?.labels));
+    let mut info = store.info(&digest).await?;
+    if !pairs.is_empty() {
+        let labels = labels::parse(pairs);
+        let mask = labels::mask(&labels);
+        info = store.update(Info { labels, ..info }, &mask).await?;
+    }
+    say!("{}", labels::cell(&info.labels));
     Ok(())
 }
 

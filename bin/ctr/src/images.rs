@@ -79,6 +79,9 @@ pub(crate) enum Command {
         /// Accepted for scripts: tags are always made through the image service
         #[arg(long, hide = true)]
         local: bool,
+        /// Accepted for scripts: names are not held to any form
+        #[arg(long, hide = true)]
+        skip_reference_check: bool,
         /// Its name
         source: String,
         /// The further names

@@ -5,7 +5,7 @@
 //! index (8a45d93acd7b)       complete        [=============]       610 B /       610 B
 //!   manifest (6d9ac9237a84)  complete        [=============]       527 B /       527 B
 //!     layer (9ad63333ebc9)   downloading     [====>--------]    1.1 MiB /    3.2 MiB
-//! elapsed: 0.4s  total: 1.1 MiB (2.8 MiB/s)  fetching image content
+//! elapsed: 0.4s  total: 1.1 MiB (2.8 MiB/s)  left: 1s  fetching image content
 //! ```
 use std::{
     collections::HashMap,
@@ -24,7 +24,7 @@ use crate::{output::say, units};
 /// A blob's line. The name is made as wide as the widest before it is drawn.
 const BLOB: &str = "{prefix}  {msg:14}  [{wide_bar}]  {bytes:>11} / {total_bytes:>11}";
 /// The last line, about the whole.
-const WHOLE: &str = "elapsed: {elapsed}  total: {bytes} ({bytes_per_sec})  {wide_msg}";
+const WHOLE: &str = "elapsed: {elapsed}  total: {bytes} ({bytes_per_sec})  left: {eta}  {wide_msg}";
 /// How often the time is told anew.
 const TICK: Duration = Duration::from_millis(200);
 /// How long the last reports may take.
@@ -181,6 +181,12 @@ impl Board {
         self.blobs.iter().filter(|blob| blob.moved).map(|blob| blob.progress).sum()
     }
 
+    /// How many bytes will have been moved in the end, as far as is known.
+    fn expected(&self) -> u64 {
+        let is_to_come = |blob: &&Blob| blob.moved || blob.event == "waiting";
+        self.blobs.iter().filter(is_to_come).map(|blob| blob.total).sum()
+    }
+
     fn text(&self, heard: &Heard) -> String {
         match heard.place {
             None => self.whole.clone(),
@@ -210,6 +216,7 @@ impl Bars {
     }
 
     fn show(&mut self, board: &Board, heard: &Heard) {
+        self.whole.set_length(board.expected());
         self.whole.set_position(board.total());
         let Some(place) = heard.place else {
             return self.whole.set_message(board.whole.clone());
@@ -320,7 +327,17 @@ mod tests {
         assert_eq!(hear(event("downloading", "layer-x", "m", 40)), same);
         assert_eq!(hear(event("extracting", "layer-x", "m", 0)), changed);
         hear(event("already exists", "layer-y", "m", 100));
-        assert_eq!(board.total(), 40);
+        hear(event("waiting", "layer-z", "m", 0));
+        assert_eq!((board.total(), board.expected()), (40, 200));
+    }
+
+    #[test]
+    fn more_than_four_gibibytes_are_counted() {
+        let mut board = Board::default();
+        let large = Event { total: 6 << 30, ..event("downloading", "layer-x", "m", 5 << 30) };
+        board.hear(large);
+        assert_eq!((board.total(), board.expected()), (5 << 30, 6 << 30));
+        assert_eq!(rate(5 << 30, Duration::from_secs(5)), "1.0 GiB/s");
     }
 
     #[test]

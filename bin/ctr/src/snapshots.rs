@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `ctr snapshots`.
+mod layers;
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use ::snapshots::{Commit, Info, Snapshotter};
 use clap::{Args, Subcommand};
 use futures_util::TryStreamExt;
 use mount::Mount;
-use types::{FieldMask, Filters, Labels, Result};
+use types::{Error, FieldMask, Filters, Labels, Result};
 
 use crate::{
     connection::Connection,
@@ -52,6 +54,8 @@ pub(crate) enum Action {
         #[arg(required = true)]
         keys: Vec<String>,
     },
+    /// Write what two snapshots differ in to the standard output, as a layer
+    Diff(layers::Diff),
     /// Print what is known of a snapshot
     Info {
         /// Its key
@@ -80,6 +84,9 @@ pub(crate) enum Action {
         /// Where to mount it: prints the mount commands
         #[arg(long, short)]
         target: Option<String>,
+        /// Print its mounts as JSON
+        #[arg(long)]
+        mounts: bool,
         /// Its key
         key: String,
         /// What it is made over
@@ -87,6 +94,8 @@ pub(crate) enum Action {
     },
     /// Print the snapshots as a tree
     Tree,
+    /// Unpack the layers of an image
+    Unpack(layers::Unpack),
     /// Print what snapshots take on disk
     Usage {
         /// In bytes
@@ -100,6 +109,9 @@ pub(crate) enum Action {
         /// Where to mount it: prints the mount commands
         #[arg(long, short)]
         target: Option<String>,
+        /// Print its mounts as JSON
+        #[arg(long)]
+        mounts: bool,
         /// Its key
         key: String,
         /// What it is made over
@@ -118,8 +130,12 @@ pub(crate) struct Command {
 
 impl Command {
     pub(crate) async fn run(self, connection: &Connection) -> Result<()> {
-        let find = connection.client().await?.snapshotters;
-        self.action.run(find(self.chosen.name())?).await
+        let name = self.chosen.name();
+        match self.action {
+            Action::Diff(diff) => diff.run(connection, name).await,
+            Action::Unpack(unpack) => unpack.run(connection, name).await,
+            action => action.run((connection.client().await?.snapshotters)(name)?).await,
+        }
     }
 }
 
@@ -140,20 +156,19 @@ impl Action {
                 print_mounts(&target, &snapshotter.mounts(&key).await?);
                 Ok(())
             }
-            Self::Prepare { target, key, parent } => {
+            Self::Prepare { target, mounts: as_json, key, parent } => {
                 let mounts = snapshotter.prepare(&key, parent.as_deref(), root()).await?;
-                if let Some(target) = &target {
-                    print_mounts(target, &mounts);
-                }
+                print_made(target.as_deref(), as_json, &mounts);
                 Ok(())
+            }
+            Self::Diff(_) | Self::Unpack(_) => {
+                Err(Error::internal("a command for more than a snapshotter"))
             }
             Self::Tree => tree(&*snapshotter).await,
             Self::Usage { bytes, keys } => usage(&*snapshotter, bytes, keys).await,
-            Self::View { target, key, parent } => {
+            Self::View { target, mounts: as_json, key, parent } => {
                 let mounts = snapshotter.view(&key, parent.as_deref(), root()).await?;
-                if let Some(target) = &target {
-                    print_mounts(target, &mounts);
-                }
+                print_made(target.as_deref(), as_json, &mounts);
                 Ok(())
             }
         }
@@ -178,10 +193,14 @@ async fn delete(snapshotter: &dyn Snapshotter, keys: &[String]) -> Result<()> {
 }
 
 async fn label(snapshotter: &dyn Snapshotter, key: String, pairs: &[String]) -> Result<()> {
-    let labels = labels::parse(pairs);
-    let mask: FieldMask = labels::mask(&labels);
-    let info = Info { labels, ..snapshotter.stat(&key).await? };
-    say!("{}", labels::cell(&snapshotter.update(info, &mask).await?.labels));
+    let mut info = snapshotter.stat(&key).await?;
+    // A mask without fields would be all of them.
+    if !pairs.is_empty() {
+        let labels = labels::parse(pairs);
+        let mask: FieldMask = labels::mask(&labels);
+        info = snapshotter.update(Info { labels, ..info }, &mask).await?;
+    }
+    say!("{}", labels::cell(&info.labels));
     Ok(())
 }
 
@@ -234,6 +253,21 @@ async fn usage(snapshotter: &dyn Snapshotter, in_bytes: bool, keys: Vec<String>)
     }
     table.print();
     Ok(())
+}
+
+/// What was asked to be printed of a new snapshot (containerd `cmd/ctr/commands/snapshots`).
+fn print_made(target: Option<&str>, as_json: bool, mounts: &[Mount]) {
+    if let Some(target) = target {
+        print_mounts(target, mounts);
+    }
+    if as_json {
+        let json = |it: &Mount| {
+            serde_json::json!({
+                "Type": it.kind, "Source": it.source, "Target": it.target, "Options": it.options,
+            })
+        };
+        say!("{:#}", mounts.iter().map(json).collect::<serde_json::Value>());
+    }
 }
 
 /// The commands that mount a snapshot at `target`.

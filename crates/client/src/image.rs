@@ -20,6 +20,7 @@ impl Client {
             snapshotter: (self.snapshotters)(&unpack.snapshotter)?,
             brings_layers: unpack.brings_layers,
             parallel: if unpack.parallel == 0 { processors() } else { unpack.parallel },
+            turns: unpack.turns.clone(),
             flights: self.flights.clone(),
         })
     }

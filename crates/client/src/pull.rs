@@ -45,12 +45,18 @@ const MAX_DEPTH: usize = 8;
 pub struct Pull {
     /// The name of the image, a full reference: `docker.io/library/busybox:latest`.
     pub name: String,
+    /// The names that it is kept under; `name` if there are none.
+    pub kept_as: Vec<String>,
     /// What the name was resolved to.
     pub target: Descriptor,
     /// Where it is fetched from.
     pub fetch: Arc<dyn Fetch>,
     /// The platforms that are wanted; of each index the best manifest for each of them. None are all.
     pub platforms: Vec<Platform>,
+    /// Whether indexes, manifests and configs are fetched alone, without layers.
+    pub metadata_only: bool,
+    /// How many manifests of an index are fetched at most, the preferred ones; 0 is no limit.
+    pub manifest_limit: usize,
     /// Whether to fetch the manifests and configs of other platforms too, so that the image can be
     /// pushed as a whole.
     pub all_metadata: bool,
@@ -62,6 +68,8 @@ pub struct Pull {
     pub labels: Labels,
     /// How many blobs to fetch at once; 0 for the default of 3.
     pub concurrency: usize,
+    /// Ends it early, in good order: it fails as cancelled. Whoever waits for the same blobs goes on.
+    pub stop: CancellationToken,
     /// Who hears of it.
     pub progress: Arc<dyn Progress>,
 }
@@ -79,6 +87,8 @@ pub struct Unpack {
     pub options: diff::Apply,
     /// How many layers are applied at once, where the snapshotter can; 0 for one for each processor.
     pub parallel: usize,
+    /// The turns that all unpacks share, in place of `parallel` for each.
+    pub turns: Option<Arc<Semaphore>>,
 }
 
 impl Client {
@@ -146,7 +156,7 @@ impl<'a> Session<'a> {
             source: Source::of(&pull.name),
             tracker: Tracker::new(Arc::clone(&pull.progress), "downloading"),
             turns: Semaphore::new(turns),
-            stop: CancellationToken::new(),
+            stop: pull.stop.child_token(),
             seen: Mutex::default(),
             found: AtomicBool::default(),
         }
@@ -155,16 +165,26 @@ impl<'a> Session<'a> {
     async fn run(&self) -> Result<Image> {
         let Pull { name, target, labels, .. } = self.pull;
         self.tracker.whole("fetching image content", name, target);
-        self.visit(target, name.clone(), true, 0).await?;
-        if !self.found.load(Ordering::Relaxed) {
+        self.visit(target, name.clone(), !self.pull.metadata_only, 0).await?;
+        if !self.pull.metadata_only && !self.found.load(Ordering::Relaxed) {
             return Err(self.no_match());
         }
-        let now = SystemTime::now();
-        let (name, labels, target) = (name.clone(), labels.clone(), target.clone());
-        let image = Image { name, labels, target, created_at: now, updated_at: now };
-        let image = self.client.keep_image(image).await?;
-        self.tracker.whole("saved", &image.name, &image.target);
-        Ok(image)
+        let mut first = None;
+        for name in self.names() {
+            let (now, labels, target) = (SystemTime::now(), labels.clone(), target.clone());
+            let image = Image { name, labels, target, created_at: now, updated_at: now };
+            let image = self.client.keep_image(image).await?;
+            self.tracker.whole("saved", &image.name, &image.target);
+            first.get_or_insert(image);
+        }
+        first.ok_or_else(|| Error::internal("an image without a name"))
+    }
+
+    fn names(&self) -> Vec<String> {
+        match self.pull.kept_as.as_slice() {
+            [] => vec![self.pull.name.clone()],
+            names => names.to_vec(),
+        }
     }
 
     fn no_match(&self) -> Error {
@@ -185,7 +205,8 @@ impl<'a> Session<'a> {
             }
             match self.document(descriptor, &parent).await? {
                 Some(Document::Index(index)) => {
-                    let children = images::select(index.manifests, &self.pull.platforms);
+                    let children = images::select(index.manifests, &self.pull.platforms)
+                        .limited(&self.pull.platforms, self.pull.manifest_limit);
                     self.index(descriptor, children, wanted, depth).await
                 }
                 Some(Document::Manifest(manifest)) => {

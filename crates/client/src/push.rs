@@ -12,6 +12,7 @@ use std::{
 
 use content::Ingest;
 use futures_util::{StreamExt, TryStreamExt, stream};
+use tokio::sync::Semaphore;
 use types::{
     Context, Descriptor, Error, Kind, Labels, Platform, Result, labels::DISTRIBUTION_SOURCE,
     media_types,
@@ -43,6 +44,8 @@ pub struct Push {
     pub non_distributable: bool,
     /// How many blobs to send at once; 0 for the default of 3.
     pub concurrency: usize,
+    /// The turns that all pushes share, beside that.
+    pub turns: Option<Arc<Semaphore>>,
     /// Who hears of it.
     pub progress: Arc<dyn Progress>,
 }
@@ -99,6 +102,10 @@ impl Client {
     }
 
     async fn send(&self, push: &Push, descriptor: Descriptor, mut meter: Meter) -> Result<()> {
+        let _turn = match &push.turns {
+            Some(turns) => Some(turns.acquire().await.map_err(|_closed| Error::cancelled("push"))?),
+            None => None,
+        };
         let mut retry = Retry::default();
         loop {
             let mut offset = 0;

@@ -19,13 +19,14 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
+        atomic::{AtomicBool, Ordering},
         mpsc::{Sender, channel},
     },
     thread,
 };
 
 use mount::Mount;
-use types::{Any, Context, Digest, Error, Result};
+use types::{Any, Context, Digest, Error, Kind, Result};
 
 use self::{place::Place, unpack::Unpacker};
 use crate::{
@@ -71,6 +72,8 @@ pub struct Options {
     pub processors: Vec<Processor>,
     /// What those programs are to be given, by their ids.
     pub payloads: BTreeMap<String, Any>,
+    /// How many bytes a layer may inflate to; 0 is no limit. A small blob can be a very large archive.
+    pub max_size: u64,
 }
 
 impl Default for Options {
@@ -81,6 +84,7 @@ impl Default for Options {
             scratch: "/tmp".into(),
             processors: Vec::new(),
             payloads: BTreeMap::new(),
+            max_size: 0,
         }
     }
 }
@@ -182,7 +186,9 @@ pub fn apply(
         Ok(needs_parent)
     };
     let applied = process(reader, media_type, &steps, options, |reader, failed| {
-        run(reader, is_compressed, |chunks| unpack(chunks).inspect_err(|_| failed()))
+        run(reader, is_compressed, options.max_size, |chunks| {
+            unpack(chunks).inspect_err(|_| failed())
+        })
     })?;
     if options.sync {
         rustix::fs::syncfs(&root)
@@ -222,29 +228,42 @@ fn process(
 fn run(
     reader: impl Read + Send,
     is_compressed: bool,
+    max_size: u64,
     unpack: impl FnOnce(Chunks) -> Result<bool>,
 ) -> Result<Applied> {
     let (to_hash, hashing) = channel();
     let (to_unpack, unpacking) = channel();
+    let is_too_large = &AtomicBool::new(false);
     thread::scope(|scope| {
         let named = |name: &str| thread::Builder::new().name(name.into());
         let hash = named("diff-hash").spawn_scoped(scope, move || stream::hash(&hashing))?;
-        let pump = Pump { to_hash, to_unpack };
+        let pump = Pump { to_hash, to_unpack, max_size, is_too_large };
         named("diff-inflate").spawn_scoped(scope, move || pump.run(reader, is_compressed))?;
-        let needs_parent = unpack(Chunks::new(unpacking))?;
+        let unpacked = unpack(Chunks::new(unpacking));
+        if is_too_large.load(Ordering::Acquire) {
+            return Err(Error::new(Kind::ResourceExhausted, too_large(max_size)));
+        }
+        let needs_parent = unpacked?;
         let panicked = |_| Error::internal("hashing a layer");
         let (digest, size) = hash.join().map_err(panicked)?;
         Ok(Applied { digest, size, needs_parent })
     })
 }
 
-/// The thread that inflates: it sends each chunk both ways.
-struct Pump {
-    to_hash: Sender<Arc<Chunk>>,
-    to_unpack: Sender<io::Result<Arc<Chunk>>>,
+fn too_large(max_size: u64) -> String {
+    format!("layer inflates to more than {max_size} bytes")
 }
 
-impl Pump {
+/// The thread that inflates: it sends each chunk both ways.
+struct Pump<'a> {
+    to_hash: Sender<Arc<Chunk>>,
+    to_unpack: Sender<io::Result<Arc<Chunk>>>,
+    /// How many bytes may be sent; 0 is no limit.
+    max_size: u64,
+    is_too_large: &'a AtomicBool,
+}
+
+impl Pump<'_> {
     fn run(self, reader: impl Read, is_compressed: bool) {
         if let Err(error) = self.inflate(reader, is_compressed) {
             // If nobody is there to hear of it, something else has failed first.
@@ -256,11 +275,17 @@ impl Pump {
         let mut source =
             if is_compressed { Inflate::detect(reader)? } else { Inflate::plain(reader) };
         let pool = Pool::new(BUFFERS, BUFFER_SIZE);
+        let mut size = 0;
         loop {
             let mut chunk = pool.take();
             chunk.fill(&mut source)?;
             if chunk.is_empty() {
                 return Ok(());
+            }
+            size += chunk.len() as u64;
+            if self.max_size > 0 && size > self.max_size {
+                self.is_too_large.store(true, Ordering::Release);
+                return Err(io::Error::other(too_large(self.max_size)));
             }
             let chunk = Arc::new(chunk);
             let is_wanted = self.to_hash.send(chunk.clone()).is_ok();

@@ -34,17 +34,24 @@ pub struct Walking {
     scratch: PathBuf,
     processors: Vec<Processor>,
     manager: Option<Arc<dyn Manager>>,
+    max_size: u64,
 }
 
 impl Walking {
     /// Reads and writes layers in `store`. What has to be mounted is mounted below `scratch`.
     pub fn new(store: Arc<dyn Store>, scratch: impl Into<PathBuf>) -> Self {
-        Self { store, scratch: scratch.into(), processors: Vec::new(), manager: None }
+        Self { store, scratch: scratch.into(), processors: Vec::new(), manager: None, max_size: 0 }
     }
 
     /// Has programs turn layers of other media types into those that are known.
     pub fn with_processors(mut self, processors: Vec<Processor>) -> Self {
         self.processors = processors;
+        self
+    }
+
+    /// Refuses layers that inflate to more than `max_size` bytes, unless it is 0.
+    pub fn with_max_size(mut self, max_size: u64) -> Self {
+        self.max_size = max_size;
         self
     }
 
@@ -70,6 +77,7 @@ impl Walking {
             scratch: self.scratch.clone(),
             processors: self.processors.clone(),
             payloads: options.payloads,
+            max_size: self.max_size,
             ..Options::default()
         };
         let applying =

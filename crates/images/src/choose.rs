@@ -97,6 +97,25 @@ pub struct Selection {
     pub others: Vec<Descriptor>,
 }
 
+impl Selection {
+    /// The preferred `limit` of them, by the order of `platforms`; what names no platform comes after
+    /// them, and others last. 0 is no limit (containerd `core/images/handlers.go`, `LimitManifests`).
+    #[must_use]
+    pub fn limited(mut self, platforms: &[Platform], limit: usize) -> Self {
+        if limit > 0 {
+            let matchers: Vec<_> = platforms.iter().map(Matcher::only).collect();
+            self.wanted.sort_by_key(|child| {
+                let platform = child.platform.as_ref();
+                let fits = |it: &Matcher| platform.is_some_and(|platform| it.matches(platform));
+                matchers.iter().position(fits).unwrap_or(matchers.len())
+            });
+            self.wanted.truncate(limit);
+            self.others.truncate(limit - self.wanted.len());
+        }
+        self
+    }
+}
+
 /// Splits the children of an index into those that are best for one of `platforms` and the others.
 /// No platforms are all of them.
 ///

@@ -79,6 +79,8 @@ pub struct Unpacker {
     pub brings_layers: bool,
     /// How many layers are applied at once, where the snapshotter can chain them later.
     pub parallel: usize,
+    /// The turns that all unpacks of a daemon share; `None` gives each its own `parallel` ones.
+    pub turns: Option<Arc<Semaphore>>,
     /// What is being unpacked in this process: the same layer is unpacked once.
     pub flights: Flights,
 }
@@ -136,13 +138,14 @@ impl Unpacker {
 
     /// Runs all layers at once. Each says when it is committed, which is what the next one waits for.
     async fn side_by_side(&self, rootfs: &Rootfs, layers: &dyn Layers) -> Result<()> {
-        let turns = Semaphore::new(self.parallel);
+        let own = || Arc::new(Semaphore::new(self.parallel));
+        let turns = self.turns.clone().unwrap_or_else(own);
         let stop = CancellationToken::new();
         let mut parent = None;
         let runs = rootfs.layers.iter().map(|layer| {
             let (done, committed) = watch::channel(false);
             let beneath = parent.replace(committed);
-            let (turns, stop) = (&turns, &stop);
+            let (turns, stop) = (&*turns, &stop);
             async move {
                 let way = Way { layers, turns, stop };
                 let outcome = self.beside(layer, &way, beneath).await;

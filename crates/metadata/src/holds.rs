@@ -28,6 +28,9 @@ pub(crate) enum Thing {
     SomeBlob,
     /// An ingest of the backend.
     Ingest(String),
+    /// The name of an ingest, by namespace and name: owned while it is begun, and while it becomes a
+    /// blob, so that nobody begins anew what is a blob by then.
+    Reference(String, String),
     /// A snapshot of a backend, by snapshotter and backend key.
     Snapshot(String, String),
     /// The name of a snapshot, by snapshotter, namespace and name: owned while it changes hands.

@@ -19,10 +19,11 @@ mod gate;
 mod logs;
 mod progress;
 mod source;
+mod unpacks;
 
 use std::{sync::Arc, time::SystemTime};
 
-use ::client::{Client, Progress, Pull, Push, Silent, Unpack};
+use ::client::{Client, Progress, Pull, Push, Silent};
 use ::records::Image;
 use api::containerd::{
     services::transfer::v1 as pb,
@@ -30,8 +31,9 @@ use api::containerd::{
 };
 use pb::transfer_server::{Transfer, TransferServer};
 use prost::Name;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response};
-use types::{Context, Error, Platform, Result, Scope};
+use types::{Context, Error, Result, Scope};
 
 pub use client::{Fetched, Imported, export, fetch, import};
 pub use gate::{Gate, Open, Resolved};
@@ -42,9 +44,7 @@ use crate::streaming::{Stream, Streams};
 use progress::Reporter;
 pub use source::Registries;
 use source::Source;
-
-/// The snapshotter where none is named (containerd `defaults/defaults_unix.go`).
-const SNAPSHOTTER: &str = "overlayfs";
+pub use unpacks::{Supported, Unpacks};
 
 /// Serves transfers between what `find` finds for a scope and the world.
 pub fn serve<F>(
@@ -87,10 +87,15 @@ where
             None => Arc::new(Silent),
         };
         let ends = plan.ends(&scope, &self.streams, &self.registries).map_err(status)?;
+        let unpacks = self.registries.unpacks.clone();
+        // A client that is gone does not want its image any more.
+        let stop = CancellationToken::new();
+        let _gone = stop.clone().drop_guard();
         let gate = Arc::clone(&self.gate);
         let done = detached(async move {
             let asked = Asked { gate: &*gate, scope: &scope };
-            let outcome = plan.run(&client, ends, progress, asked).await;
+            let going = Going { unpacks, progress, stop };
+            let outcome = plan.run(&client, ends, going, asked).await;
             if let Some(reporter) = reporter {
                 reporter.finish().await;
             }
@@ -108,6 +113,14 @@ enum Plan {
     Import { from: ImageImportStream, to: ImageStore },
     Export { from: ImageStore, to: ImageExportStream },
     Echo { from: ImageImportStream, to: ImageExportStream },
+}
+
+/// How a transfer is carried out.
+struct Going {
+    unpacks: Unpacks,
+    progress: Arc<dyn Progress>,
+    /// Ends it.
+    stop: CancellationToken,
 }
 
 /// What a transfer reaches beside the store.
@@ -172,20 +185,16 @@ impl Plan {
         }
     }
 
-    async fn run(
-        self,
-        client: &Client,
-        ends: Ends,
-        progress: Arc<dyn Progress>,
-        asked: Asked<'_>,
-    ) -> Result<()> {
+    async fn run(self, client: &Client, ends: Ends, going: Going, asked: Asked<'_>) -> Result<()> {
+        let Going { unpacks, progress, .. } = &going;
+        let progress = Arc::clone(progress);
         match (self, ends) {
             (Self::Pull { to, .. }, Ends::Registry(it)) => {
-                pull(client, it, to, progress, asked).await
+                pull(client, it, to, &going, asked).await
             }
             (Self::Push { from, .. }, Ends::Registry(it)) => push(client, it, from, progress).await,
             (Self::Import { from, to }, Ends::One(stream)) => {
-                archive::import(client, from, stream, to, progress).await
+                archive::import(client, from, stream, to, unpacks, progress).await
             }
             (Self::Export { from, to }, Ends::One(stream)) => {
                 archive::export(client, from, to, stream, progress).await
@@ -204,51 +213,52 @@ fn unpack<M: prost::Message + Name + Default>(any: &prost_types::Any) -> Result<
     }
 }
 
+fn said(event: String) -> ::client::Event {
+    ::client::Event { event: event.into(), ..Default::default() }
+}
+
 async fn pull(
     client: &Client,
     source: Source,
     to: ImageStore,
-    progress: Arc<dyn Progress>,
+    going: &Going,
     asked: Asked<'_>,
 ) -> Result<()> {
-    let said = |event: String| ::client::Event { event: event.into(), ..Default::default() };
+    let progress = &going.progress;
     let registry = format!("OCI Registry ({})", source.name());
+    let rules = archive::rules(&to.name, to.extra_references);
+    if rules.iter().all(|rule| rule.is_prefix) {
+        return Err(Error::not_found("no image name found"));
+    }
+    let unpack = going.unpacks.choose(to.unpacks)?;
     progress.report(said(format!("Resolving from {registry}")));
+    // Which image it was is part of the answer, as in containerd `client/pull.go`.
     let context = || format!("failed to resolve reference {:?}", source.name());
     let target = source.resolve().await.context(context)?;
-    let name = if to.name.is_empty() { source.name().to_owned() } else { to.name.clone() };
-    asked.gate.admit(asked.scope, &source.resolved(&target, &name)).await?;
+    let names = ::images::archive::names(&rules, &target, true);
+    for name in &names {
+        asked.gate.admit(asked.scope, &source.resolved(&target, name)).await?;
+    }
     progress.report(said(format!("Pulling from {registry}")));
     let pull = Pull {
-        name,
+        name: source.name().to_owned(),
+        kept_as: names,
         target,
         fetch: source.fetcher()?,
         platforms: Vec::from_wire(to.platforms)?,
+        metadata_only: false,
+        manifest_limit: to.manifest_limit as usize,
         all_metadata: to.all_metadata,
-        unpack: unpacks(to.unpacks)?,
+        unpack,
         discard_layers: false,
         labels: to.labels,
         concurrency: source.downloads(),
-        progress: progress.clone(),
+        stop: going.stop.clone(),
+        progress: Arc::clone(progress),
     };
     client.pull(&pull).await?;
     progress.report(said(format!("Completed pull from {registry}")));
     Ok(())
-}
-
-fn unpacks(
-    wanted: Vec<api::containerd::types::transfer::UnpackConfiguration>,
-) -> Result<Vec<Unpack>> {
-    let unpack = |it: api::containerd::types::transfer::UnpackConfiguration| {
-        let platform = it.platform.map(Platform::from_wire).transpose()?;
-        let snapshotter = match it.snapshotter.as_str() {
-            "" => SNAPSHOTTER.to_owned(),
-            name => name.to_owned(),
-        };
-        let platform = platform.unwrap_or_else(Platform::host).normalized();
-        Ok(Unpack { snapshotter, platform, ..Unpack::default() })
-    };
-    wanted.into_iter().map(unpack).collect()
 }
 
 async fn push(
@@ -258,6 +268,8 @@ async fn push(
     progress: Arc<dyn Progress>,
 ) -> Result<()> {
     let image = client.images.get(&from.name).await?;
+    let registry = format!("OCI Registry ({})", source.name());
+    progress.report(said(format!("Pushing to {registry}")));
     let push = Push {
         name: image.name,
         target: image.target,
@@ -265,9 +277,15 @@ async fn push(
         platforms: Vec::from_wire(from.platforms)?,
         non_distributable: false,
         concurrency: source.uploads(),
-        progress,
+        turns: source.upload_turns(),
+        progress: progress.clone(),
     };
-    client.push(&push).await
+    client.push(&push).await?;
+    progress.report(::client::Event {
+        descriptor: Some(push.target),
+        ..said(format!("Completed push to {registry}"))
+    });
+    Ok(())
 }
 
 async fn tag(client: &Client, from: &ImageStore, to: ImageStore) -> Result<()> {

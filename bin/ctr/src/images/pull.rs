@@ -9,6 +9,7 @@ use records::Image;
 use registry::Reference;
 use services::transfer::{self, Fetched};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 use types::{Kind, Platform, Result};
 
 use crate::{
@@ -42,6 +43,15 @@ struct Wanted {
     reference: Reference,
 }
 
+/// How it is fetched.
+struct How {
+    unpack: Vec<Unpack>,
+    /// Whether layers are left out.
+    metadata_only: bool,
+    /// Whether the registry is asked from here.
+    local: bool,
+}
+
 impl Wanted {
     /// The platforms to fetch; none are all.
     fn platforms(&self) -> Vec<Platform> {
@@ -60,23 +70,20 @@ impl Wanted {
 
     /// Has the daemon fetch the image, or does so from here: where that was asked for, where the flags
     /// say what the daemon cannot be told, and where it knows no transfers.
-    async fn fetch(
-        &self,
-        connection: &Connection,
-        access: &Access,
-        unpack: Vec<Unpack>,
-        local: bool,
-    ) -> Result<Image> {
+    async fn fetch(&self, connection: &Connection, access: &Access, how: How) -> Result<Image> {
         let display = Display::new();
-        let is_ours = local || access.is_only_ours() || self.max_concurrent_downloads > 0;
+        let is_ours = how.local
+            || how.metadata_only
+            || access.is_only_ours()
+            || self.max_concurrent_downloads > 0;
         let by_daemon = if is_ours {
             None
         } else {
-            self.by_daemon(connection, access, &unpack, &display).await.transpose()
+            self.by_daemon(connection, access, &how.unpack, &display).await.transpose()
         };
         let image = match by_daemon {
             Some(image) => image,
-            None => self.by_ourselves(connection, access, unpack, &display).await,
+            None => self.by_ourselves(connection, access, how, &display).await,
         };
         match &image {
             Ok(_) => display.finish(),
@@ -120,18 +127,22 @@ impl Wanted {
         &self,
         connection: &Connection,
         access: &Access,
-        unpack: Vec<Unpack>,
+        how: How,
         display: &Arc<Display>,
     ) -> Result<Image> {
         let client = connection.client().await?;
         let registry = access.registry()?;
         let pull = client::Pull {
             name: self.reference.to_string(),
+            kept_as: Vec::new(),
+            stop: CancellationToken::new(),
+            manifest_limit: 0,
             target: registry.resolve(&self.reference).await?,
             fetch: registry.fetcher(&self.reference)?,
             platforms: self.platforms(),
             all_metadata: !self.skip_metadata,
-            unpack,
+            unpack: how.unpack,
+            metadata_only: how.metadata_only,
             discard_layers: false,
             labels: labels::parse(&self.label),
             concurrency: self.max_concurrent_downloads,
@@ -150,6 +161,9 @@ pub(crate) struct Pull {
     chosen: Chosen,
     #[command(flatten)]
     wanted: Wanted,
+    /// Accepted for scripts: what is unpacked is always on disk before the answer
+    #[arg(long, hide = true)]
+    sync_fs: bool,
     /// Print the names of the topmost snapshots
     #[arg(long)]
     print_chainid: bool,
@@ -170,7 +184,8 @@ impl Pull {
             ..Unpack::default()
         };
         let unpack = platforms.iter().map(unpack).collect();
-        let image = self.wanted.fetch(connection, &self.access, unpack, self.local).await?;
+        let how = How { unpack, metadata_only: false, local: self.local };
+        let image = self.wanted.fetch(connection, &self.access, how).await?;
         if self.print_chainid {
             print_chain_ids(connection, &image, &platforms).await?;
         }
@@ -209,6 +224,9 @@ async fn print_chain_ids(
 pub(crate) struct Fetch {
     #[command(flatten)]
     wanted: Wanted,
+    /// Fetch indexes, manifests and configs only
+    #[arg(long)]
+    metadata_only: bool,
     /// Ask the registry from here and not from the daemon
     #[arg(long)]
     local: bool,
@@ -218,6 +236,7 @@ pub(crate) struct Fetch {
 
 impl Fetch {
     pub(crate) async fn run(self, connection: &Connection) -> Result<()> {
-        self.wanted.fetch(connection, &self.access, Vec::new(), self.local).await.map(drop)
+        let how = How { unpack: Vec::new(), metadata_only: self.metadata_only, local: self.local };
+        self.wanted.fetch(connection, &self.access, how).await.map(drop)
     }
 }

@@ -52,6 +52,7 @@ impl Push {
             to: registry.pusher(&self.remote)?,
             platforms: self.platform.clone(),
             non_distributable: self.allow_non_distributable_blobs,
+            turns: None,
             concurrency: self.max_concurrent_uploaded_layers,
             progress: Arc::<Display>::clone(&display),
         };

@@ -187,3 +187,48 @@ async fn an_index_of_itself_ends() {
     let error = world.client().pull(&pull(&remote, &nest, "overlay")).await.unwrap_err();
     assert!(error.to_string().contains("nested too deep"), "{error}");
 }
+
+#[tokio::test]
+async fn only_so_many_manifests_are_fetched_as_were_asked_for() {
+    let (world, remote) = (World::new().await, Remote::default());
+    let [arm, intel] = ["arm64", "amd64"].map(|it| built_for(&remote, it));
+    let index = index(
+        &remote,
+        &[(&arm.manifest, Some("linux/arm64")), (&intel.manifest, Some("linux/amd64"))],
+    );
+    let mut pull = pull(&remote, &index, "overlay");
+    pull.platforms = vec![amd64(), Platform::new("linux", "arm64", "")];
+    (pull.manifest_limit, pull.all_metadata) = (1, true);
+    world.client().pull(&pull).await.unwrap();
+    world.db.collect().await.unwrap();
+    let blobs = world.blobs().await;
+    assert!(blobs.contains(&intel.manifest.digest) && !blobs.contains(&arm.manifest.digest));
+    assert_eq!(blobs.len(), 4);
+}
+
+#[tokio::test]
+async fn metadata_alone_has_no_layers() {
+    let (world, remote) = (World::new().await, Remote::default());
+    let [arm, intel] = ["arm64", "amd64"].map(|it| built_for(&remote, it));
+    let index = index(
+        &remote,
+        &[(&arm.manifest, Some("linux/arm64")), (&intel.manifest, Some("linux/amd64"))],
+    );
+    let mut pull = pull(&remote, &index, "overlay");
+    (pull.metadata_only, pull.all_metadata) = (true, true);
+    pull.unpack.clear();
+    world.client().pull(&pull).await.unwrap();
+    assert_eq!(remote.fetches(), 5, "the index, two manifests and two configs");
+}
+
+#[tokio::test]
+async fn an_image_may_be_kept_under_several_names() {
+    let (world, remote) = (World::new().await, Remote::default());
+    let image = image(&remote, &plain()[..1]);
+    let mut pull = pull(&remote, &image.manifest, "overlay");
+    pull.kept_as = vec!["registry.test/one:1".into(), "registry.test/two:2".into()];
+    world.client().pull(&pull).await.unwrap();
+    let images = world.client().images.list(&types::Filters::default()).await.unwrap();
+    let names: Vec<_> = images.iter().map(|image| image.name.as_str()).collect();
+    assert_eq!(names, ["registry.test/one:1", "registry.test/two:2"]);
+}

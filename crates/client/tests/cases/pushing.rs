@@ -12,6 +12,7 @@ use super::{
 
 fn push(to: &Remote, target: &Descriptor) -> Push {
     Push {
+        turns: None,
         name: NAME.into(),
         target: target.clone(),
         to: Arc::new(to.clone()),

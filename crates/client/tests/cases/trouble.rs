@@ -156,3 +156,25 @@ async fn what_nobody_has_is_not_found() {
     assert!(error.to_string().contains("reports content size of zero"), "{error}");
     check_nothing_is_left(&world, &image.manifest).await;
 }
+
+#[tokio::test]
+async fn a_pull_that_is_stopped_ends_in_good_order_and_another_goes_on() {
+    let (world, remote) = (World::new().await, Remote::default());
+    let image = image(&remote, &plain());
+    remote.pause(Duration::from_millis(20));
+    let stopped = pull(&remote, &image.manifest, "overlay");
+    let stop = stopped.stop.clone();
+    let going_on = pull(&remote, &image.manifest, "overlay");
+    let client = world.client();
+    let stopping = async {
+        while remote.fetches() < 3 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        stop.cancel();
+    };
+    let (first, second, ()) = tokio::join!(client.pull(&stopped), client.pull(&going_on), stopping);
+    assert_eq!(first.unwrap_err().kind(), Kind::Cancelled);
+    assert_eq!(second.unwrap().target, image.manifest);
+    assert_eq!(client.leases.list(&Filters::default()).await.unwrap(), []);
+    assert_eq!(world.snapshots("overlay").await, (3, 0));
+}

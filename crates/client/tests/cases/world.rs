@@ -203,6 +203,10 @@ pub(crate) fn pull(remote: &Remote, target: &Descriptor, snapshotter: &str) -> P
         ..Unpack::default()
     };
     Pull {
+        kept_as: Vec::new(),
+        metadata_only: false,
+        stop: tokio_util::sync::CancellationToken::new(),
+        manifest_limit: 0,
         name: NAME.into(),
         target: target.clone(),
         fetch: Arc::new(remote.clone()),

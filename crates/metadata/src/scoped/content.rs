@@ -179,6 +179,7 @@ impl Store for Content {
             return Err(Error::invalid("ref must not be empty"));
         }
         let holds = &self.db.shared.holds;
+        let _name = holds.own(self.name(reference)).await;
         let held = match &expected.digest {
             Some(digest) => Some(holds.share(Thing::Blob(digest.clone())).await),
             None => None,
@@ -209,6 +210,11 @@ impl Store for Content {
 }
 
 impl Content {
+    /// What is owned of an ingest while it changes hands.
+    fn name(&self, reference: &str) -> Thing {
+        Thing::Reference(self.scope.namespace().to_owned(), reference.to_owned())
+    }
+
     /// Takes back the row of an ingest that the backend would not have.
     async fn give_up(&self, reference: &str) {
         let (scope, name) = (Arc::clone(&self.scope), reference.to_owned());

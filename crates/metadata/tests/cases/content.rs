@@ -142,3 +142,35 @@ async fn a_writer_in_use_is_spared_by_the_collector() {
     world.db.collect().await.unwrap();
     assert_eq!(world.stored_blobs().await, [], "what could not be recorded is an orphan");
 }
+
+/// Two clients pulled an image at once, and one of them asked for a blob anew in the moment in which
+/// the other's ingest had ended and its blob was not yet recorded. It got the ingest, and fetched the
+/// blob a second time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_becomes_a_blob_is_not_begun_anew() {
+    async fn bring(scoped: Scoped, data: String) -> usize {
+        let content = scoped.content();
+        loop {
+            match content.writer("ref", expecting(&data)).await {
+                Ok(mut ingest) => {
+                    ingest.write(data.clone().into()).await.unwrap();
+                    ingest.commit(expecting(&data), Labels::new()).await.unwrap();
+                    return 1;
+                }
+                Err(error) if error.is_already_exists() => return 0,
+                Err(error) => assert_eq!(error.kind(), Kind::Unavailable, "{error}"),
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+    let world = World::new().await;
+    for round in 0..30 {
+        let one = || tokio::spawn(bring(world.at("a"), format!("blob {round}")));
+        let all = [one(), one(), one(), one()];
+        let mut brought = 0;
+        for one in all {
+            brought += one.await.unwrap();
+        }
+        assert_eq!(brought, 1, "in round {round}");
+    }
+}

@@ -12,7 +12,7 @@ use futures_util::TryStreamExt;
 use tokio::sync::mpsc;
 use types::{Error, Platform, Result};
 
-use super::unpacks;
+use super::unpacks::Unpacks;
 use crate::convert::FromWire;
 use crate::streaming::{Stream, window};
 
@@ -39,12 +39,13 @@ pub(super) async fn import(
     from: ImageImportStream,
     stream: Stream,
     to: ImageStore,
+    unpacks: &Unpacks,
     progress: Arc<dyn Progress>,
 ) -> Result<()> {
     let import = Import {
         names: rules(&to.name, to.extra_references),
         platforms: Vec::from_wire(to.platforms)?,
-        unpack: unpacks(to.unpacks)?,
+        unpack: unpacks.choose(to.unpacks)?,
         discard_layers: false,
         skip_missing: false,
         compress: from.force_compress,

@@ -10,10 +10,10 @@ use api::containerd::types::transfer::{
 };
 use async_trait::async_trait;
 use http::{HeaderMap, HeaderName, HeaderValue};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use types::{Descriptor, Error, Kind, Result, Scope};
 
-use super::{Resolved, logs};
+use super::{Resolved, logs, unpacks::Unpacks};
 use crate::streaming::{Stream, Streams};
 
 /// How registries are reached on behalf of clients: what all transfers share, and what holds where a
@@ -30,6 +30,10 @@ pub struct Registries {
     pub downloads: usize,
     /// How many blobs of one image are sent at once; 0 for the default of 3.
     pub uploads: usize,
+    /// How many blobs all pushes together send at once; `None` is no limit.
+    pub upload_turns: Option<Arc<Semaphore>>,
+    /// Where images may be unpacked to, and how many layers at once.
+    pub unpacks: Unpacks,
 }
 
 impl std::fmt::Debug for Registries {
@@ -46,6 +50,8 @@ impl Default for Registries {
             credentials: Arc::new(|_: &str| None),
             downloads: 0,
             uploads: 0,
+            upload_turns: None,
+            unpacks: Unpacks::default(),
         }
     }
 }
@@ -57,6 +63,7 @@ pub(super) struct Source {
     name: String,
     downloads: usize,
     uploads: usize,
+    upload_turns: Option<Arc<Semaphore>>,
 }
 
 impl Source {
@@ -82,7 +89,9 @@ impl Source {
         };
         let registry = registries.shared.on_behalf(behalf);
         let Registries { downloads, uploads, .. } = *registries;
-        Ok(Self { registry, reference, name: wire.reference.clone(), downloads, uploads })
+        let upload_turns = registries.upload_turns.clone();
+        let name = wire.reference.clone();
+        Ok(Self { registry, reference, name, downloads, uploads, upload_turns })
     }
 
     /// The whole reference.
@@ -98,6 +107,11 @@ impl Source {
     /// How many blobs are sent at once.
     pub(super) fn uploads(&self) -> usize {
         self.uploads
+    }
+
+    /// The turns that it shares with other pushes.
+    pub(super) fn upload_turns(&self) -> Option<Arc<Semaphore>> {
+        self.upload_turns.clone()
     }
 
     /// What it was found to mean, to be stored as `name`.

@@ -202,6 +202,8 @@ struct Commit {
 
 impl Commit {
     async fn run(mut self, state: State) -> Result<Digest> {
+        let name = self.content.name(&self.reference);
+        let _name = self.content.db.shared.holds.own(name).await;
         let (digest, size) = match state {
             State::Open(ingest) => self.store(ingest).await?,
             State::Promised { digest, size, .. } => {
