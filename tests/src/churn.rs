@@ -37,6 +37,7 @@ pub struct Report {
 impl Report {
     /// The bytes by which the daemon grows for each container, once it is warm: the slope of the
     /// line through the samples after the first third.
+    #[expect(clippy::cast_precision_loss, reason = "containers and bytes are far below 2^52")]
     pub fn slope(&self) -> f64 {
         let warm = &self.samples[self.samples.len() / 3..];
         let point = |sample: &Sample| (sample.containers as f64, sample.private as f64);
@@ -112,11 +113,10 @@ fn round(daemon: &Daemon, image: &str, numbers: std::ops::Range<usize>, at_once:
                 })
             })
             .collect();
-        let ended = workers.into_iter().map(|worker| worker.join());
         let flat = |ended: thread::Result<Outcome>| {
-            ended.unwrap_or_else(|_| Err(Failure::new("a worker panicked")))
+            ended.unwrap_or_else(|_panic| Err(Failure::new("a worker panicked")))
         };
-        ended.map(flat).collect()
+        workers.into_iter().map(thread::ScopedJoinHandle::join).try_for_each(flat)
     })
 }
 

@@ -3,6 +3,7 @@
 
 mod archives;
 mod audits;
+mod bad_registries;
 mod codes;
 mod configs;
 mod conformance;
@@ -19,7 +20,7 @@ mod hosts;
 mod images;
 mod keeping;
 mod leases;
-mod mischief;
+
 mod namespaces;
 mod observing;
 mod powercuts;

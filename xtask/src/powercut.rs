@@ -69,5 +69,5 @@ fn figures(report: &Report) -> String {
     let classes = Class::ALL.map(|class| (format!("cuts with: {}", class.name()), class));
     let classes = classes.map(|(name, class)| (name, report.cuts_with(class)));
     let rows = counts.into_iter().chain(classes);
-    rows.map(|(name, count)| format!("{name:40} {count:6}\n")).collect()
+    rows.fold(String::new(), |text, (name, count)| text + &format!("{name:40} {count:6}\n"))
 }

@@ -310,7 +310,7 @@ mod tests {
              per_verifier_timeout = \"2m\""
         );
         let programs = read(&text).unwrap().programs.unwrap();
-        assert_eq!((programs.limit, programs.patience), (None, Duration::from_secs(120)));
+        assert_eq!((programs.limit, programs.patience), (None, Duration::from_mins(2)));
         let none = format!("version = 3\ndisabled_plugins = [\"{PROGRAMS}\"]");
         assert!(read(&none).unwrap().programs.is_none());
     }

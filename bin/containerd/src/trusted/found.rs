@@ -16,7 +16,10 @@ const MAX_COUNT: usize = 1024;
 /// Signatures that pulls under way have found with their own credentials, until the image is there
 /// that they are kept beside.
 #[derive(Default)]
-pub(super) struct Found(Mutex<HashMap<(String, Digest), (Instant, Vec<Evidence>)>>);
+pub(super) struct Found(Mutex<HashMap<Of, (Instant, Vec<Evidence>)>>);
+
+/// A namespace, and an image in it.
+type Of = (String, Digest);
 
 impl Found {
     pub(super) fn remember(&self, namespace: &str, image: &Digest, evidence: Vec<Evidence>) {

@@ -98,9 +98,10 @@ async fn push(registry: &Registry, to: &Reference, evidence: &Evidence) -> Resul
 /// Reads a private key, with its password if it has one.
 async fn open(path: &Path) -> Result<PrivateKey> {
     let text = fs_err::read_to_string(path)?;
-    let password = match PrivateKey::is_sealed(&text) {
-        true => password(&format!("Password of {}: ", path.display()))?,
-        false => Vec::new(),
+    let password = if PrivateKey::is_sealed(&text) {
+        password(&format!("Password of {}: ", path.display()))?
+    } else {
+        Vec::new()
     };
     // To open it takes a quarter of a second, by design.
     let opened = tokio::task::spawn_blocking(move || PrivateKey::from_pem(&text, &password)).await;

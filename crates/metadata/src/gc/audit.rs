@@ -36,7 +36,7 @@ use crate::{
 pub(crate) async fn audit(db: &Db, sizes: bool) -> Result<Vec<Thing>> {
     let busy = Busy::now(db);
     let found = Found::list(db, sizes).await?;
-    let known = db.read(|connection| Known::read(connection)).await?;
+    let known = db.read(Known::read).await?;
     let mut audit = Audit { db, busy, known, things: Vec::new() };
     audit.blobs(&found).await?;
     audit.ingests(&found).await?;
