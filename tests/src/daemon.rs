@@ -61,7 +61,7 @@ impl Daemon {
     /// itself (containerd's `runtime/v2/manager.go`), so this place is first in either order.
     fn furnish(&self, profile: Profile) -> Outcome {
         for dir in ["bin", "tmp", FAILPOINTS] {
-            fs_err::create_dir(self.home().join(dir))?;
+            fs_err::create_dir_all(self.home().join(dir))?;
         }
         place(&self.programs.daemon, &self.binary(), profile)?;
         place(&self.programs.shim, &self.home().join("bin").join(SHIM), profile)?;

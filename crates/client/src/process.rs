@@ -11,6 +11,7 @@ use mount::Mount;
 use records::Container;
 use runtime::{Create, Exec, Exit, Status, Tasks};
 use serde_json::Value;
+use tokio::sync::oneshot;
 use types::{Any, Descriptor, Error, Kind, Result};
 
 use crate::{
@@ -46,6 +47,8 @@ pub struct Process {
     pid: u32,
     fifos: Fifos,
     copying: Copying,
+    /// Says that it runs, to whoever has to close its standard input.
+    running: Option<oneshot::Sender<()>>,
 }
 
 impl Client {
@@ -123,20 +126,27 @@ impl Client {
         // There is nothing to attach to while the shim does not say where it is.
         let streams = streams.filter(|_| found.status != Status::Unknown).unwrap_or_default();
         let process = self.process(id, exec_id, Io::over(fifos, streams))?;
-        Ok(Process { pid: found.pid, ..process })
+        let mut process = Process { pid: found.pid, ..process };
+        process.is_running();
+        Ok(process)
     }
 
     fn process(&self, id: &str, exec_id: &str, io: Io) -> Result<Process> {
         let (tasks, id, exec_id) = (Arc::clone(&self.tasks), id.to_owned(), exec_id.to_owned());
+        let (running, when) = oneshot::channel();
         let close = {
             let (tasks, id, exec_id) = (Arc::clone(&tasks), id.clone(), exec_id.clone());
             async move {
-                // The process may be gone by now, and then nobody needs to be told.
-                drop(tasks.close_io(&id, &exec_id, true).await);
+                // There may be no input at all: a shim that does not know the process yet could not
+                // be told, and would hold its input open for ever.
+                if when.await.is_ok() {
+                    // The process may be gone by now, and then nobody needs to be told.
+                    drop(tasks.close_io(&id, &exec_id, true).await);
+                }
             }
         };
         let (fifos, copying) = io.start(close)?;
-        Ok(Process { tasks, id, exec_id, pid: 0, fifos, copying })
+        Ok(Process { tasks, id, exec_id, pid: 0, fifos, copying, running: Some(running) })
     }
 }
 
@@ -149,7 +159,10 @@ impl Process {
     /// Starts it.
     pub async fn start(&mut self) -> Result<()> {
         match self.tasks.start(&self.id, &self.exec_id).await {
-            Ok(pid) => self.pid = pid,
+            Ok(pid) => {
+                self.pid = pid;
+                self.is_running();
+            }
             Err(error) => {
                 self.copying.cancel().await;
                 self.fifos.remove();
@@ -157,6 +170,13 @@ impl Process {
             }
         }
         Ok(())
+    }
+
+    fn is_running(&mut self) {
+        if let Some(running) = self.running.take() {
+            // Nobody listens where there is no input to close.
+            running.send(()).ok();
+        }
     }
 
     /// Waits for it to end, however long that takes.

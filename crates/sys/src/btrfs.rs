@@ -190,7 +190,7 @@ mod tests {
 
     #[test]
     fn elsewhere_there_are_no_subvolumes() {
-        let error = create(Path::new("/proc/self/subvolume")).unwrap_err();
+        let error = create(Path::new("/proc/fs/subvolume")).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ENOTTY));
         assert!(!is_subvolume(Path::new("/proc")).unwrap());
     }
