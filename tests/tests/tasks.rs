@@ -20,10 +20,10 @@ for_each_shim!(
     a_killed_shim_takes_its_container_along,
 );
 
-/// A container in the background that runs a script.
 // Go's client may tell of the end of its input before there is anybody who could be told.
 only_ours!(a_task_without_input_is_told_so);
 
+/// A container in the background that runs a script.
 fn background(world: &World, name: &str, script: &str) -> Outcome<String> {
     let image = world.busybox()?;
     let id = world.id(name);
