@@ -164,6 +164,8 @@ impl Plan {
             (from, to) if from == import && to == export => {
                 Ok(Self::Echo { from: unpack(source)?, to: unpack(destination)? })
             }
+            // Compat: Go's words for pairs that it has not either (containerd
+            // `plugins/services/transfer/service.go`).
             _ => Err(Error::unimplemented(format!(
                 "method Transfer not implemented for {} to {}",
                 source.type_url, destination.type_url

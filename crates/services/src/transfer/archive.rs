@@ -82,7 +82,8 @@ pub(super) async fn export(
     Ok(())
 }
 
-/// The names to look up. With a prefix that would be a search.
+/// The names to look up. With a prefix that would be a search, which containerd does not do either,
+/// in these words (containerd `core/transfer/image/imagestore.go`, `Lookup`).
 fn lookup(from: &ImageStore) -> Result<Vec<String>> {
     let own = Some(from.name.clone()).filter(|name| !name.is_empty());
     let mut names = Vec::from_iter(own);
