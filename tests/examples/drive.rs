@@ -29,6 +29,7 @@ use containers::containers_client::ContainersClient;
 use pb::tasks_client::TasksClient;
 use prost_types::Any;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{CWD, FileType, mknodat};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -120,7 +121,7 @@ impl Driver {
     }
 
     async fn live(self, id: String) -> Outcome {
-        self.make(&id, &TRUE, String::new()).await?;
+        self.make(&id, &TRUE, Default::default()).await?;
         let wait = pb::WaitRequest { container_id: id.clone(), exec_id: String::new() };
         let start = pb::StartRequest { container_id: id.clone(), exec_id: String::new() };
         // As every client does it: the wait stands before the start.
@@ -175,13 +176,13 @@ impl Driver {
 
     /// Has one sleep.
     async fn begin(self, id: String) -> Outcome {
-        self.make(&id, &SLEEP, String::new()).await?;
+        self.make(&id, &SLEEP, Default::default()).await?;
         let start = pb::StartRequest { container_id: id, exec_id: String::new() };
         self.tasks.clone().start(start).await?;
         Ok(())
     }
 
-    async fn make(&self, id: &str, args: &[&str], stdout: String) -> Outcome {
+    async fn make(&self, id: &str, args: &[&str], (stdout, stderr): (String, String)) -> Outcome {
         let runtime = containers::container::Runtime {
             name: "io.containerd.runc.v2".to_owned(),
             options: None,
@@ -204,6 +205,7 @@ impl Driver {
             container_id: id.to_owned(),
             rootfs: vec![rootfs],
             stdout,
+            stderr,
             ..Default::default()
         };
         self.tasks.clone().create(create).await?;
@@ -286,12 +288,16 @@ impl Driver {
     /// daemon and the shim spend on it.
     async fn pour(&self, megabytes: &str, daemon: u32) -> Outcome<Vec<f64>> {
         let id = format!("pour-{}", self.mark());
-        let fifo = std::env::temp_dir().join(&id);
-        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0)?;
-        let reader = drain(fifo.clone());
+        // Go's shims want both streams or none.
+        let fifos = ["out", "err"].map(|name| std::env::temp_dir().join(format!("{id}-{name}")));
+        for fifo in &fifos {
+            mknodat(CWD, fifo, FileType::Fifo, 0o600.into(), 0)?;
+        }
+        let readers = fifos.clone().map(drain);
         let count = format!("count={megabytes}");
         let dd = ["/bin/busybox", "dd", "if=/dev/zero", "bs=1M", &count];
-        self.make(&id, &dd, fifo.display().to_string()).await?;
+        let [stdout, stderr] = fifos.clone().map(|fifo| fifo.display().to_string());
+        self.make(&id, &dd, (stdout, stderr)).await?;
         let processes = [daemon, shim_of(&id)?];
         let (before, started) = (spent(&processes)?, Instant::now());
         let start = pb::StartRequest { container_id: id.clone(), exec_id: String::new() };
@@ -301,10 +307,13 @@ impl Driver {
         let elapsed = milliseconds(started.elapsed());
         let after = spent(&processes)?;
         self.remove(&id).await?;
-        fs_err::remove_file(fifo)?;
-        let arrived = reader.join().map_err(|_panic| "the reader panicked")??;
-        if arrived != megabytes.parse::<u64>()? << 20 {
-            return Err(format!("{arrived} bytes arrived").into());
+        let mut arrived = Vec::new();
+        for (reader, fifo) in readers.into_iter().zip(fifos) {
+            arrived.push(reader.join().map_err(|_panic| "a reader panicked")??);
+            fs_err::remove_file(fifo)?;
+        }
+        if arrived.first() != Some(&(megabytes.parse::<u64>()? << 20)) {
+            return Err(format!("{arrived:?} bytes arrived").into());
         }
         Ok(vec![elapsed, after - before])
     }
