@@ -42,6 +42,7 @@ use crate::{
     sandboxes::Sandboxers,
     state_dump,
     store::Overview,
+    tidy,
     trusted::Trust,
 };
 
@@ -114,6 +115,7 @@ impl Daemon {
     /// What goes on beside requests. It ends when the set is dropped.
     fn background(&self, parts: &Parts) -> Result<JoinSet<()>> {
         let mut background = JoinSet::new();
+        background.spawn(tidy::tidy_up(parts.exchange.clone()));
         let sandboxers = parts.sandboxers.clone();
         background.spawn(async move {
             if let Err(error) = sandboxers.follow().await {

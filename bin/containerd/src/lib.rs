@@ -41,6 +41,7 @@ mod sandboxes;
 mod schedule;
 mod state_dump;
 mod store;
+mod tidy;
 mod trusted;
 
 pub use config::{Config, Warning, default_text, dump, migrate};
