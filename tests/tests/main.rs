@@ -14,6 +14,7 @@ mod docker;
 mod events;
 mod execution;
 mod faults;
+mod grants;
 mod hardship;
 mod hostile;
 mod hosts;
