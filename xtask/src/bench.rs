@@ -93,16 +93,19 @@ fn stages(contenders: &[Contender], registry: &Registry) -> Outcome<Vec<Stage>> 
     contenders.iter().map(start).collect()
 }
 
+/// How long a daemon is left alone before its memory is looked at.
+const LEFT_ALONE: Duration = Duration::from_secs(12);
+
 /// The memory of each daemon that was started and then left alone.
 fn rest(stages: &[Stage], table: &mut Table) -> Outcome {
     println!("idle");
-    thread::sleep(Duration::from_secs(2));
+    thread::sleep(LEFT_ALONE);
     memories("daemon, idle", stages, table)
 }
 
 /// The memory of each daemon after all of the work.
 fn after(stages: &[Stage], table: &mut Table) -> Outcome {
-    thread::sleep(Duration::from_secs(2));
+    thread::sleep(LEFT_ALONE);
     memories("daemon, after this work", stages, table)
 }
 
