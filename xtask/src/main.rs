@@ -37,8 +37,9 @@ cargo xtask <task>
   test [--reference]   formatting, lints, tidy, unit, crate, rim and end-to-end tests;
                        --reference plays the scenarios only on the distribution's containerd
   tidy                 dependency table, file names, licence lines, lengths, forbidden words
-  bench [--reference] [--rounds N]
-                       memory, start, run and pull, beside the distribution's containerd
+  bench [daemon] [execution] [--reference] [--rounds N] [--dev]
+                       figures beside the distribution's containerd, all tables or those named:
+                       memory, start, run and pull; what running containers costs
   soak [--containers N] [--release]
                        many containers come and go: what is left, and how the daemon grows
   powercut [--cuts N] [--fs ext4|xfs] [--daemon ours|go] [--seed N]
