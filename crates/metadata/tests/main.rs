@@ -16,6 +16,7 @@ mod cases {
     mod mounts;
     mod pace;
     mod records;
+    mod repairing;
     mod rescue;
     mod snapshots;
     mod stuck;
