@@ -41,7 +41,7 @@ use crate::{
     restarts, rim,
     sandboxes::Sandboxers,
     state_dump,
-    store::Overview,
+    store::{Overview, Places},
     trusted::Trust,
 };
 
@@ -251,7 +251,9 @@ impl Daemon {
             tracing::warn!("{}: {}", warning.id, warning.message);
         }
         let address = PathBuf::from(&config.grpc.address);
-        let store = Arc::new(Overview::new(parts.db.clone(), config.state.clone(), address));
+        let (root, state) = (config.root.clone(), config.state.clone());
+        let places = Places { root, state, address };
+        let store = Arc::new(Overview::new(parts.db.clone(), places));
         let rim = rim::grpc(parts, identity, self.inspect(parts).into(), store, config.grpc.limits);
         let mut also = JoinSet::new();
         if !config.tcp.address.is_empty() {

@@ -226,7 +226,9 @@ fn set_aside(
 
 fn told(namespace: &str, name: &str, fate: &Fate) -> String {
     match fate {
-        Fate::Forgotten => format!("forgot snapshot {name} in {namespace}, of which nothing is left"),
+        Fate::Forgotten => {
+            format!("forgot snapshot {name} in {namespace}, of which nothing is left")
+        }
         Fate::Aside => format!("put snapshot {name} in {namespace} aside: unpack its image again"),
         Fate::Bereft => format!("snapshot {name} in {namespace} is over layers that are lost"),
     }

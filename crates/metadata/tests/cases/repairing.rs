@@ -140,7 +140,11 @@ async fn a_writable_layer_without_its_directory_is_made_anew() {
 async fn a_snapshot_that_its_snapshotter_lost_is_forgotten() {
     let world = World::new().await;
     let native = world.backends.snapshotters["native"].clone();
-    world.snapshots("n").prepare("rw", None, labels([(types::labels::GC_ROOT, "1")])).await.unwrap();
+    world
+        .snapshots("n")
+        .prepare("rw", None, labels([(types::labels::GC_ROOT, "1")]))
+        .await
+        .unwrap();
     native.remove(&world.stored_snapshots().await[0]).await.unwrap();
     assert_eq!(wrong(&world).await, ["snapshot native/rw: missing"]);
     let done = world.db.repair().await.unwrap();
