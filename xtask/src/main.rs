@@ -39,6 +39,8 @@ cargo xtask <task>
   tidy                 dependency table, file names, licence lines, lengths, forbidden words
   bench [--reference] [--rounds N]
                        memory, start, run and pull, beside the distribution's containerd
+  bench storage [--small]
+                       records, blobs, lists, collections and layers, beside the distribution's
   soak [--containers N] [--release]
                        many containers come and go: what is left, and how the daemon grows
   powercut [--cuts N] [--fs ext4|xfs] [--daemon ours|go] [--seed N]

@@ -2,6 +2,7 @@
 //! What there is and why, as far as the daemon knows; and what is done about what should not be.
 mod host;
 mod mend;
+pub(crate) mod rebuild;
 
 use std::{
     collections::BTreeSet,
@@ -104,9 +105,9 @@ fn network(spec: &Any) -> Option<PathBuf> {
     network["path"].as_str().filter(|path| !path.is_empty()).map(PathBuf::from)
 }
 
-/// Where a daemon that was told to make its metadata anew finds that.
-pub(crate) fn rebuild_marker(root: &Path) -> PathBuf {
-    root.join("io.containerd.metadata.v1.sqlite").join("rebuild")
+/// The file of the metadata in a daemon's root.
+pub(crate) fn database(root: &Path) -> PathBuf {
+    root.join("io.containerd.metadata.v1.sqlite").join("meta.sqlite")
 }
 
 #[async_trait]
@@ -132,9 +133,7 @@ impl Auditor for Overview {
     }
 
     async fn rebuild(&self) -> Result<()> {
-        let marker = rebuild_marker(&self.places.root);
-        fs_err::write(&marker, "")?;
-        Ok(fs_err::File::open(marker)?.sync_all()?)
+        rebuild::ask(&database(&self.places.root))
     }
 
     async fn prune(&self) -> Result<Pruned> {

@@ -49,9 +49,11 @@ mod gc;
 mod go;
 mod holds;
 mod labels;
+mod rebuild;
 mod scoped;
 
 pub use gc::{Collector, Removed, Schedule, Stats};
+pub use rebuild::{Matched, Salvaged, copy_of, salvage};
 pub use scoped::Scoped;
 
 use std::{

@@ -15,6 +15,7 @@ mod cases {
     mod leases;
     mod mounts;
     mod pace;
+    mod rebuilding;
     mod records;
     mod repairing;
     mod rescue;

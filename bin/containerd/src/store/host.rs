@@ -161,8 +161,8 @@ fn thing(
 
 /// The same of what says nowhere whose it is while it is made: what is young is its maker's.
 fn unless_young(mut thing: Thing) -> Thing {
-    let age = thing.since.and_then(|since| since.elapsed().ok()).unwrap_or_default();
-    if thing.state == State::Orphan && age < YOUNG {
+    let age = thing.since.and_then(|since| since.elapsed().ok());
+    if thing.state == State::Orphan && age.is_some_and(|age| age < YOUNG) {
         thing.state = State::Kept;
         thing.owners = vec!["whoever is making it".to_owned()];
     }
