@@ -5,6 +5,7 @@
 //! them alike, and the median is taken. What counts is the ratio, not the number.
 
 mod execution;
+mod storage;
 mod table;
 
 use std::process::Command;
@@ -41,6 +42,11 @@ struct Options {
 
 /// Takes the figures. The first contender is what the others are compared with.
 pub(crate) fn run(words: &[&str]) -> Outcome {
+    if let ["storage", options @ ..] = words {
+        install::packages(&["containerd", "runc"])?;
+        e2e::parts::require_root()?;
+        return storage::run(options.contains(&"--small"));
+    }
     let options = parse(words)?;
     install::packages(&["runc", "docker-registry", "busybox-static", "containerd"])?;
     e2e::parts::require_root()?;
