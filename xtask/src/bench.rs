@@ -4,6 +4,7 @@
 //! Rounds alternate between the daemons, so that whatever else the machine does falls on all of
 //! them alike, and the median is taken. What counts is the ratio, not the number.
 
+mod distribution;
 mod table;
 
 use std::process::Command;
@@ -31,6 +32,9 @@ const OUR_CTR: Contender = Contender { name: "ours, our ctr", parts: Parts::OURS
 
 /// Takes the figures. The first contender is what the others are compared with.
 pub(crate) fn run(options: &[&str]) -> Outcome {
+    if let ["distribution", rest @ ..] = options {
+        return distribution::run(rest);
+    }
     let (reference, rounds) = parse(options)?;
     install::packages(&["runc", "docker-registry", "busybox-static", "containerd"])?;
     e2e::parts::require_root()?;

@@ -39,6 +39,9 @@ cargo xtask <task>
   tidy                 dependency table, file names, licence lines, lengths, forbidden words
   bench [--reference] [--rounds N]
                        memory, start, run and pull, beside the distribution's containerd
+  bench distribution [--size MB] [--rounds N] [--reference] [--dev]
+                       pull, push, export and import of an image of 500 MB, also over a slow wire;
+                       --dev measures ours as built for tests
   soak [--containers N] [--release]
                        many containers come and go: what is left, and how the daemon grows
   powercut [--cuts N] [--fs ext4|xfs] [--daemon ours|go] [--seed N]
