@@ -4,6 +4,7 @@
 //! Rounds alternate between the daemons, so that whatever else the machine does falls on all of
 //! them alike, and the median is taken. What counts is the ratio, not the number.
 
+mod distribution;
 mod execution;
 mod storage;
 mod table;
@@ -42,12 +43,14 @@ struct Options {
 
 /// Takes the figures. The first contender is what the others are compared with.
 pub(crate) fn run(words: &[&str]) -> Outcome {
-    if let ["storage", options @ ..] = words {
-        install::packages(&["containerd", "runc"])?;
-        e2e::parts::require_root()?;
-        return storage::run(options.contains(&"--small"));
+    match words {
+        ["storage", rest @ ..] => storage::run(rest.contains(&"--small")),
+        ["distribution", rest @ ..] => distribution::run(rest),
+        _ => daemons(&parse(words)?),
     }
-    let options = parse(words)?;
+}
+
+fn daemons(options: &Options) -> Outcome {
     install::packages(&["runc", "docker-registry", "busybox-static", "containerd"])?;
     e2e::parts::require_root()?;
     e2e::sweep();
@@ -56,11 +59,11 @@ pub(crate) fn run(words: &[&str]) -> Outcome {
     let mut tables = Vec::new();
     if wanted("daemon") {
         show::chapter("measuring the daemon");
-        tables.push(("figures of the daemon", daemon(&options)?));
+        tables.push(("figures of the daemon", daemon(options)?));
     }
     if wanted("execution") {
         show::chapter("measuring execution");
-        let Options { reference, rounds, profile, .. } = options;
+        let Options { reference, rounds, profile, .. } = *options;
         tables.push(("figures of execution", execution::run(reference, rounds, profile)?));
     }
     for (title, table) in tables {

@@ -42,6 +42,9 @@ cargo xtask <task>
                        memory, start, run and pull; what running containers costs
   bench storage [--small]
                        records, blobs, lists, collections and layers, beside the distribution's
+  bench distribution [--size MB] [--rounds N] [--reference] [--dev]
+                       pull, push, export and import of an image of 500 MB, also over a slow wire;
+                       --dev measures ours as built for tests
   soak [--containers N] [--release]
                        many containers come and go: what is left, and how the daemon grows
   powercut [--cuts N] [--fs ext4|xfs] [--daemon ours|go] [--seed N]
