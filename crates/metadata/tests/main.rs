@@ -19,6 +19,7 @@ mod cases {
     mod records;
     mod repairing;
     mod rescue;
+    mod sharing;
     mod snapshots;
     mod stuck;
     mod suites;

@@ -18,7 +18,9 @@ use client::Client;
 use fs_err as fs;
 use mount::Mount;
 use tokio::task::JoinSet;
-use types::{Any, Descriptor, Digest, Error, FieldMask, Filters, Labels, Result, Scope, media_types};
+use types::{
+    Any, Descriptor, Digest, Error, FieldMask, Filters, Labels, Result, Scope, media_types,
+};
 
 const NAMESPACE: &str = "load";
 
@@ -38,8 +40,14 @@ struct Sizes {
     files: usize,
 }
 
-const WHOLE: Sizes =
-    Sizes { records: 100, blobs: 2000, containers: 1000, image: 1000, tree: 200 << 20, files: 6000 };
+const WHOLE: Sizes = Sizes {
+    records: 100,
+    blobs: 2000,
+    containers: 1000,
+    image: 1000,
+    tree: 200 << 20,
+    files: 6000,
+};
 const SMALL: Sizes =
     Sizes { records: 10, blobs: 200, containers: 100, image: 100, tree: 10 << 20, files: 300 };
 
@@ -126,7 +134,8 @@ impl Load<'_> {
     async fn blobs(&self) -> Result<()> {
         let clients = self.clients(WRITERS).await?;
         let lease = "blobs";
-        let held = Lease { id: lease.into(), created_at: SystemTime::UNIX_EPOCH, labels: Labels::new() };
+        let held =
+            Lease { id: lease.into(), created_at: SystemTime::UNIX_EPOCH, labels: Labels::new() };
         clients[0].leases.create(held).await?;
         let under: Result<Vec<Client>> =
             clients.iter().map(|it| it.under.as_ref().expect("it has no lease")(lease)).collect();
@@ -172,7 +181,10 @@ impl Load<'_> {
         let target = put(&client, "the manifest".to_owned(), refs).await?;
         let (now, name) = (SystemTime::UNIX_EPOCH, "large".to_owned());
         let labels = Labels::new();
-        client.images.create(Image { name, labels, target, created_at: now, updated_at: now }).await?;
+        client
+            .images
+            .create(Image { name, labels, target, created_at: now, updated_at: now })
+            .await?;
         let began = Instant::now();
         client.images.delete("large", Delete { sync: true, target: None }).await?;
         told(began.elapsed(), &format!("image of {} blobs deleted, sync", self.sizes.image));
