@@ -13,6 +13,7 @@ mod cases {
     mod crash;
     mod events;
     mod leases;
+    mod migrating;
     mod mounts;
     mod pace;
     mod rebuilding;
