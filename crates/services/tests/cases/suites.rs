@@ -7,11 +7,10 @@ use std::{
 
 use ::content::{Local, Memory, Store};
 use ::diff::{Walking, suite::Bench};
-use ::records::suite::Keeper;
 use ::mount::{Mount, UnmountFlags};
+use ::records::suite::Keeper;
 use ::snapshots::{
-    Blockfile, BlockfileOptions, Btrfs, Capability, Native, Overlay, Snapshotter,
-    suite::Manner,
+    Blockfile, BlockfileOptions, Btrfs, Capability, Native, Overlay, Snapshotter, suite::Manner,
 };
 use metadata::{Backends, Db, Options};
 use services::{
