@@ -28,7 +28,7 @@ impl Registry {
         // Between finding a free port and taking it, somebody else may: then take another.
         let mut last = Failure::new("no attempt was made");
         for _ in 0..5 {
-            match Self::attempt(&program) {
+            match Self::attempt(Command::new(&program), free_address()?) {
                 Ok(registry) => return Ok(registry),
                 Err(failure) => last = failure,
             }
@@ -36,13 +36,21 @@ impl Registry {
         Err(last)
     }
 
-    fn attempt(program: &std::path::Path) -> Outcome<Self> {
+    /// Starts one at an address of the network namespace of process `holder`, and waits until it
+    /// answers here.
+    pub fn start_within(holder: i32, address: SocketAddr) -> Outcome<Self> {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/proc/{holder}/ns/net"));
+        command.arg(parts::tool("docker-registry")?);
+        Self::attempt(command, address)
+    }
+
+    fn attempt(mut program: Command, address: SocketAddr) -> Outcome<Self> {
         let estate = Estate::new()?;
-        let address = free_address()?;
         let config = estate.home().join("registry.yml");
         fs_err::write(&config, settings(&estate, address))?;
         let log = fs_err::File::create(estate.home().join("log"))?;
-        let child = Command::new(program)
+        let child = program
             .arg("serve")
             .arg(&config)
             .env("OTEL_TRACES_EXPORTER", "none")

@@ -38,7 +38,7 @@ use crate::{
     plugins::{self, kinds},
     proxies::Proxies,
     registry::{Part, Registry},
-    restarts, rim,
+    rest, restarts, rim,
     sandboxes::Sandboxers,
     state_dump,
     store::{
@@ -262,6 +262,8 @@ impl Daemon {
 
     async fn serve(&self, parts: &Parts, shutdown: impl Future<Output = ()>) -> Result<()> {
         let config = self.registry.config();
+        // It ends a daemon that does not listen to it, so that comes before anybody is answered.
+        let _dumping = state_dump::on_signal(config.state.clone());
         let grpc = listen(&config.grpc.address, &config.grpc).await?;
         let ttrpc = listen(&config.ttrpc_address(), &config.ttrpc).await?;
         let end = CancellationToken::new();
@@ -290,9 +292,9 @@ impl Daemon {
         let mut ttrpc = tokio::spawn(async move { shims.serve(ttrpc, ttrpc_end).await });
         tracing::info!(address = config.grpc.address, "containerd successfully booted");
         notify::send(notify::READY);
-        let _dumping = state_dump::on_signal(config.state.clone());
         tokio::select! {
             () = shutdown => {}
+            never = rest::give_back_when_idle() => match never {},
             ended = &mut grpc => return Err(broken("gRPC", ended.map(Result::err))),
             Some(ended) = also.join_next() => {
                 return Err(broken("gRPC over TCP", ended.map(Result::err)));

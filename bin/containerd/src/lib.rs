@@ -35,6 +35,7 @@ mod plugins;
 mod proxies;
 mod publish;
 mod registry;
+mod rest;
 mod restarts;
 mod rim;
 mod sandboxes;

@@ -206,6 +206,13 @@ pub trait Ingest: Send {
         Ok(self.digest())
     }
 
+    /// Reads back up to `len` of the bytes that were written, from `offset`: fewer only where they
+    /// end. `None` where the implementation cannot, as across a wire that has no words for it.
+    async fn written(&mut self, offset: u64, len: usize) -> Result<Option<Bytes>> {
+        let (_, _) = (offset, len);
+        Ok(None)
+    }
+
     /// Appends `data`. An implementation may answer before the data is stored, and then tells of a
     /// failure at the next call.
     ///

@@ -121,8 +121,10 @@ impl<D: Driver> Layered<D> {
         let directory = root.join("snapshots");
         make_private(root)?;
         let meta = Meta::open(root)?;
-        make_private(&directory)?;
-        tree::sync_directory(root)?;
+        if !directory.try_exists()? {
+            make_private(&directory)?;
+            tree::sync_directory(root)?;
+        }
         let last = meta.last_id()?.max(last_directory(&directory)?);
         let shared = Shared { directory, driver, meta, ids: Ids::after(last), remove_later };
         shared.heal()?;

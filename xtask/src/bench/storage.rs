@@ -10,13 +10,15 @@ use e2e::{Context, Daemon, Outcome, Profile, parts, process};
 
 use super::table::{Table, Unit};
 use super::{GO, OURS};
-use crate::show;
+use crate::{install, show};
 
 /// Longer than building the client and all of the work take on a slow disk.
 const LIMIT: Duration = Duration::from_mins(20);
 
 /// Takes the figures; `small` is for trying it out.
 pub(super) fn run(small: bool) -> Outcome {
+    install::packages(&["containerd", "runc"])?;
+    parts::require_root()?;
     show::chapter("measuring the stores");
     let contenders = [GO, OURS];
     let mut columns = Vec::new();
