@@ -29,6 +29,7 @@ mod refusals;
 mod restart;
 mod run;
 mod sandboxes;
+mod sharing;
 mod shims;
 mod snapshots;
 mod steps;
