@@ -17,10 +17,12 @@ const ROUND: usize = 40;
 pub struct Sample {
     /// Containers that came and went before.
     pub containers: usize,
-    /// Private memory, in bytes.
-    pub private: u64,
+    /// Memory that it has written, in KiB.
+    pub written: u64,
     /// Open file descriptors.
     pub descriptors: usize,
+    /// Those of them that keep a namespace of somebody alive.
+    pub namespaces: usize,
     /// Sockets of shims that are still there.
     pub sockets: usize,
 }
@@ -30,17 +32,19 @@ pub struct Sample {
 pub struct Report {
     /// How long it took.
     pub elapsed: Duration,
-    /// The daemon at rest, after each round.
+    /// The daemon at rest, before the first and after each round.
     pub samples: Vec<Sample>,
+    /// What it has open in the end that it had not after the first round.
+    pub opened: Vec<String>,
 }
 
 impl Report {
-    /// The bytes by which the daemon grows for each container, once it is warm: the slope of the
-    /// line through the samples after the first third.
-    #[expect(clippy::cast_precision_loss, reason = "containers and bytes are far below 2^52")]
+    /// The KiB by which the daemon grows for a hundred containers once it is warm: the slope of
+    /// the line through the samples of the second half.
+    #[expect(clippy::cast_precision_loss, reason = "containers and KiB are far below 2^52")]
     pub fn slope(&self) -> f64 {
-        let warm = &self.samples[self.samples.len() / 3..];
-        let point = |sample: &Sample| (sample.containers as f64, sample.private as f64);
+        let warm = &self.samples[self.samples.len() / 2..];
+        let point = |sample: &Sample| (sample.containers as f64, sample.written as f64);
         let count = warm.len().max(1) as f64;
         let (sum_x, sum_y) =
             warm.iter().map(point).fold((0.0, 0.0), |(x, y), (a, b)| (x + a, y + b));
@@ -48,17 +52,18 @@ impl Report {
         let (over, under) = warm.iter().map(point).fold((0.0, 0.0), |(over, under), (x, y)| {
             (over + (x - mean_x) * (y - mean_y), under + (x - mean_x) * (x - mean_x))
         });
-        if under > 0.0 { over / under } else { 0.0 }
+        if under > 0.0 { over / under * 100.0 } else { 0.0 }
     }
 
-    /// Fails if the daemon holds more descriptors than after the first round, or a shim's socket
-    /// is left.
+    /// Fails if the daemon holds more descriptors than after the first round, a namespace, or a
+    /// shim's socket is left.
     pub fn assert_clean(&self) -> Outcome {
-        let (Some(first), Some(last)) = (self.samples.first(), self.samples.last()) else {
+        let (Some(first), Some(last)) = (self.samples.get(1), self.samples.last()) else {
             return Err(Failure::new("nobody looked"));
         };
         // A connection of a client may just be closing.
-        ensure!(last.descriptors <= first.descriptors + 2, "descriptors: {first:?}, {last:?}");
+        ensure!(last.descriptors <= first.descriptors + 2, "opened: {:?}", self.opened);
+        ensure!(last.namespaces == 0, "the daemon holds namespaces: {last:?}");
         ensure!(last.sockets == 0, "sockets of shims are left: {last:?}");
         Ok(())
     }
@@ -66,15 +71,19 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let last = self.samples.last().copied().unwrap_or_default();
-        for Sample { containers, private, descriptors, .. } in &self.samples {
-            writeln!(f, "{containers:>6} {:>7} KiB {descriptors:>4} descriptors", private / 1024)?;
+        let (first, last) = (self.samples.first(), self.samples.last());
+        let (first, last) = (first.copied().unwrap_or_default(), last.copied().unwrap_or_default());
+        for Sample { containers, written, descriptors, .. } in &self.samples {
+            writeln!(f, "{containers:>6} {written:>7} KiB {descriptors:>4} descriptors")?;
         }
         write!(
             f,
-            "{} containers in {:.1} s, {:.0} bytes of the daemon for each",
+            "{} containers in {:.1} s; descriptors {} before, {} after; {:.0} KiB of the daemon for \
+             a hundred",
             last.containers,
             self.elapsed.as_secs_f64(),
+            first.descriptors,
+            last.descriptors,
             self.slope()
         )
     }
@@ -83,16 +92,22 @@ impl fmt::Display for Report {
 /// Takes containers of `image` through their life, `at_once` of them at a time.
 pub fn churn(daemon: &Daemon, image: &str, containers: usize, at_once: usize) -> Outcome<Report> {
     let started = Instant::now();
-    let mut report = Report { elapsed: Duration::ZERO, samples: Vec::new() };
-    let mut done = 0;
+    let samples = vec![look(daemon, 0)?];
+    let mut report = Report { elapsed: Duration::ZERO, samples, opened: Vec::new() };
+    let (mut done, mut first) = (0, Vec::new());
     while done < containers {
         let count = ROUND.min(containers - done);
         round(daemon, image, done..done + count, at_once)?;
         done += count;
         daemon.estate().assert_clean()?;
         report.samples.push(look(daemon, done)?);
+        if done == count {
+            first = open_files(daemon.pid()?)?;
+        }
     }
+    report.opened = added(&first, open_files(daemon.pid()?)?);
     report.elapsed = started.elapsed();
+    assert_forgotten(daemon)?;
     Ok(report)
 }
 
@@ -133,14 +148,58 @@ fn live(daemon: &Daemon, ctr: &Ctr, image: &str, number: usize) -> Outcome {
     ctr.ok(["containers", "rm", &id]).map(drop)
 }
 
+/// Fails if the daemon still has a record of any container: of itself, its task, what it wrote or
+/// what kept that.
+fn assert_forgotten(daemon: &Daemon) -> Outcome {
+    let ctr = daemon.ctr();
+    for words in [["containers", "ls", "-q"], ["tasks", "ls", "-q"], ["leases", "ls", "-q"]] {
+        let left = ctr.lines(words)?;
+        ensure!(left.is_empty(), "{words:?} still shows {left:?}");
+    }
+    let active = ctr.lines(["snapshots", "ls"])?;
+    let active: Vec<&String> = active.iter().filter(|line| line.ends_with("Active")).collect();
+    ensure!(active.is_empty(), "snapshots are left: {active:?}");
+    Ok(())
+}
+
 fn look(daemon: &Daemon, containers: usize) -> Outcome<Sample> {
     let pid = daemon.pid()?;
+    let open = open_files(pid)?;
+    // Namespaces are told as `net:[4026531840]` (namespaces(7)).
+    let kinds = ["cgroup:[", "ipc:[", "mnt:[", "net:[", "pid:[", "time:[", "user:[", "uts:["];
+    let namespace = |file: &&String| kinds.iter().any(|kind| file.starts_with(kind));
     Ok(Sample {
         containers,
-        private: memory(pid)?.private * 1024,
-        descriptors: fs_err::read_dir(format!("/proc/{pid}/fd"))?.count(),
+        written: memory(pid)?.written,
+        descriptors: open.len(),
+        namespaces: open.iter().filter(namespace).count(),
         sockets: daemon.estate().sockets().iter().filter(|path| path.exists()).count(),
     })
+}
+
+/// What of `now` was not in `before`, each as often as it was added. Sockets and the like go by their
+/// kind alone, since their numbers change.
+fn added(before: &[String], now: Vec<String>) -> Vec<String> {
+    let mut before: Vec<&str> = before.iter().map(|file| kind(file)).collect();
+    let is_new = |file: &String| match before.iter().position(|old| *old == kind(file)) {
+        Some(place) => {
+            before.swap_remove(place);
+            false
+        }
+        None => true,
+    };
+    now.into_iter().filter(is_new).collect()
+}
+
+fn kind(file: &str) -> &str {
+    if file.starts_with('/') { file } else { file.split(':').next().unwrap_or(file) }
+}
+
+/// What a process has open, as its links in `/proc` tell.
+fn open_files(pid: i32) -> Outcome<Vec<String>> {
+    let entries = fs_err::read_dir(format!("/proc/{pid}/fd"))?.filter_map(Result::ok);
+    let targets = entries.filter_map(|entry| fs_err::read_link(entry.path()).ok());
+    Ok(targets.map(|target| target.display().to_string()).collect())
 }
 
 #[cfg(test)]
@@ -149,13 +208,24 @@ mod tests {
 
     #[test]
     fn a_slope_is_that_of_a_warm_daemon() {
-        let private = [90_000, 10_000, 10_400, 10_800, 11_200, 11_600];
-        let samples = private.iter().zip(1..).map(|(private, round)| Sample {
+        let written = [90_000, 10_000, 10_400, 10_800, 11_200, 11_600];
+        let samples = written.iter().zip(1..).map(|(written, round)| Sample {
             containers: round * 40,
-            private: *private,
+            written: *written,
             ..Sample::default()
         });
-        let report = Report { elapsed: Duration::ZERO, samples: samples.collect() };
-        assert!((report.slope() - 10.0).abs() < 0.001, "{}", report.slope());
+        let report =
+            Report { elapsed: Duration::ZERO, samples: samples.collect(), opened: Vec::new() };
+        // Four hundred KiB in forty containers.
+        assert!((report.slope() - 1000.0).abs() < 0.001, "{}", report.slope());
+    }
+
+    #[test]
+    fn what_was_opened_is_told_by_kind() {
+        let names =
+            |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let before = names(&["/log", "socket:[1]", "net:[2]"]);
+        let now = names(&["socket:[7]", "/log", "socket:[8]", "/new"]);
+        assert_eq!(added(&before, now), ["socket:[8]", "/new"]);
     }
 }

@@ -25,6 +25,9 @@ use crate::{Context, Outcome};
 
 const PREFIX: &str = "ctrd-e2e-";
 
+/// The length of a mark.
+const MARK: usize = 8;
+
 /// Where runc keeps its state, where Go's shims put their sockets and `ctr` its fifos
 /// (containerd's `defaults/defaults_unix.go` and `cmd/ctr/commands/tasks`).
 const RUN: &str = "/run/containerd";
@@ -42,7 +45,7 @@ impl Estate {
     /// Makes a new, empty place.
     pub fn new() -> Outcome<Self> {
         let prefix = format!("{PREFIX}{}-", std::process::id());
-        let dir = tempfile::Builder::new().prefix(&prefix).rand_bytes(8).tempdir();
+        let dir = tempfile::Builder::new().prefix(&prefix).rand_bytes(MARK).tempdir();
         let home = dir.context("make a private directory")?.keep();
         Self::at(&home).context("the directory was named here")
     }
@@ -249,15 +252,40 @@ fn remove_cgroup(dir: &Path) {
     drop(fs_err::remove_dir(dir));
 }
 
-/// Cleans up after earlier runs that were killed before they could do it themselves.
+/// Cleans up after earlier runs that were killed before they could do it themselves. Gives the homes
+/// of what was found: some are gone, and only a process, a cgroup or a mount still names them.
 pub fn sweep() -> Vec<PathBuf> {
-    let dead = |name: &str| {
-        let rest = name.strip_prefix(PREFIX).and_then(|rest| rest.split_once('-'));
-        rest.and_then(|(pid, _)| pid.parse().ok()).is_some_and(|pid| !alive(pid))
+    let is_dead = |name: &String| {
+        name.split('-').next().and_then(|pid| pid.parse().ok()).is_some_and(|pid| !alive(pid))
     };
-    let homes = directories(&std::env::temp_dir(), dead);
+    let home = |name| std::env::temp_dir().join(format!("{PREFIX}{name}"));
+    let homes: Vec<PathBuf> = names().into_iter().filter(is_dead).map(home).collect();
     homes.iter().filter_map(|home| Estate::at(home)).for_each(drop);
     homes
+}
+
+/// The places, each as `<pid>-<mark>`, that anything on the machine still speaks of.
+fn names() -> BTreeSet<String> {
+    let below = |parents: Vec<PathBuf>| {
+        let found = parents.into_iter().flat_map(|dir| directories(&dir, |_| true));
+        found.filter_map(|dir| Some(dir.file_name()?.to_str()?.to_owned()))
+    };
+    let mut parents = cgroup_trees();
+    parents.extend([std::env::temp_dir(), Path::new(RUN).join("runc")]);
+    let mounts = mount_points().into_iter().map(|point| point.display().to_string());
+    let told = processes().into_iter().flat_map(|process| [process.command, process.cgroups]);
+    below(parents).chain(mounts).chain(told).flat_map(|text| names_in(&text)).collect()
+}
+
+/// What a text says of places: a home and a tag both have `e2e-` before the name.
+fn names_in(text: &str) -> Vec<String> {
+    let name = |rest: &str| {
+        let (pid, rest) = rest.split_once('-')?;
+        let mark: String = rest.chars().take_while(char::is_ascii_alphanumeric).collect();
+        let is_pid = !pid.is_empty() && pid.chars().all(|c| c.is_ascii_digit());
+        (is_pid && mark.len() == MARK).then(|| format!("{pid}-{mark}"))
+    };
+    text.split("e2e-").skip(1).filter_map(name).collect()
 }
 
 /// What is on the machine by the hand of this process: empty once everything was dropped.
@@ -311,14 +339,32 @@ mod tests {
         assert_eq!(socket_in(r#"{"version":2,"address":"unix:///run/containerd/s/1234"}"#), want);
     }
 
+    /// A run was killed whose harness had just removed the home: its container stayed for days,
+    /// because only homes were looked for.
     #[test]
-    fn what_a_dead_run_left_is_swept() -> Outcome {
+    fn what_a_dead_run_left_is_swept_whether_its_home_is_there_or_not() -> Outcome {
         // The largest process id is one below the limit, so nobody ever has the limit itself.
         let limit: i32 = fs_err::read_to_string("/proc/sys/kernel/pid_max")?.trim().parse()?;
-        let home = std::env::temp_dir().join(format!("{PREFIX}{limit}-abcdefgh"));
-        fs_err::create_dir_all(home.join("state"))?;
-        assert!(sweep().contains(&home));
-        assert!(!home.exists());
+        let place = |mark| std::env::temp_dir().join(format!("{PREFIX}{limit}-{mark}"));
+        let (there, gone) = (place("abcdefgh"), place("hgfedcba"));
+        fs_err::create_dir_all(there.join("state"))?;
+        let tree = cgroup_trees().pop().context("a hierarchy of control groups")?;
+        let cgroup = tree.join(format!("e2e-{limit}-hgfedcba")).join("runs");
+        fs_err::create_dir_all(&cgroup)?;
+        let stray = Running::start(Command::new("sleep").arg("60"))?;
+        fs_err::write(cgroup.join("cgroup.procs"), stray.pid().to_string())?;
+
+        let swept = sweep();
+        assert!(swept.contains(&there) && swept.contains(&gone), "{swept:?}");
+        assert!(!there.exists() && !cgroup.exists() && !alive(stray.pid()));
         Ok(())
+    }
+
+    #[test]
+    fn a_place_is_found_in_what_speaks_of_it() {
+        let found = |text| names_in(text).join(" ");
+        assert_eq!(found("shim -address /tmp/ctrd-e2e-12-abcdEF12/c.sock"), "12-abcdEF12");
+        assert_eq!(found("3:pids:/e2e-7-abcdefgh-side/web-abcdefgh"), "7-abcdefgh");
+        assert_eq!(found("e2e-x-abcdefgh e2e-1-short e2e- e2e"), "");
     }
 }

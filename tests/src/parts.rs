@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::process::{run, run_aloud};
+use crate::process::{Output, run, run_aloud};
 use crate::{Context, Failure, Outcome};
 
 /// Who made a program.
@@ -82,7 +82,7 @@ impl Programs {
 pub(crate) const SHIM: &str = "containerd-shim-runc-v2";
 
 /// Where a distribution puts programs, and so where ours never are.
-pub(crate) const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The Debian package that a tool comes in.
 pub fn package(name: &str) -> &str {
@@ -94,10 +94,24 @@ pub fn package(name: &str) -> &str {
     }
 }
 
+/// Names a folder whose programs take the place of the distribution's: other releases of them.
+pub const OTHER_TOOLS: &str = "CONTAINERD_E2E_TOOLS";
+
+/// That folder, where somebody named one.
+pub fn other_tools() -> Option<PathBuf> {
+    std::env::var_os(OTHER_TOOLS).filter(|dir| !dir.is_empty()).map(PathBuf::from)
+}
+
+/// Where programs that are not ours are looked for, as a PATH.
+pub fn search_path() -> String {
+    other_tools()
+        .map_or_else(|| SYSTEM_PATH.to_owned(), |dir| format!("{}:{SYSTEM_PATH}", dir.display()))
+}
+
 /// Finds a program of the distribution. That it is missing is a failure, not a reason to skip.
 pub fn tool(name: &str) -> Outcome<PathBuf> {
     let found =
-        SYSTEM_PATH.split(':').map(|dir| Path::new(dir).join(name)).find(|path| path.is_file());
+        search_path().split(':').map(|dir| Path::new(dir).join(name)).find(|path| path.is_file());
     found.context(format!(
         "this machine lacks {name}: `cargo xtask test` installs it, or `apt-get install {}`",
         package(name)
@@ -111,6 +125,18 @@ pub fn workspace() -> PathBuf {
 
 /// Longer than anything takes to build from nothing on two cores.
 const LIMIT: Duration = Duration::from_mins(40);
+
+/// The program that drives a daemon over its API (`tests/examples/drive.rs`), built as it measures.
+pub fn driver(profile: Profile) -> Outcome<PathBuf> {
+    let mut command = cargo("build");
+    command.args(["-p", "e2e", "--example", "drive"]);
+    if profile == Profile::Release {
+        command.arg("--release");
+    }
+    let (paths, said) = made(run_aloud(&mut command, LIMIT)?);
+    let found = paths.into_iter().find(|path| path.file_name().is_some_and(|it| it == "drive"));
+    found.context(format!("cargo could not build the driver\n{said}"))
+}
 
 /// What cargo made, and what it said.
 type Built = Result<(Vec<PathBuf>, String), String>;
@@ -126,23 +152,32 @@ fn ours(name: &str, profile: Profile) -> Outcome<PathBuf> {
 }
 
 /// Builds our programs and gives the paths of those that could be built.
-///
-/// The output folder is left to cargo (and so to `CARGO_TARGET_DIR`): its messages tell it.
 fn build(profile: Profile) -> Outcome<(Vec<PathBuf>, String)> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(cargo);
-    command.current_dir(workspace()).args(["build", "--keep-going"]);
-    command.args(["--message-format=json-render-diagnostics"]);
-    command.args(["-p", "containerd", "-p", "ctr", "-p", SHIM]);
+    let mut command = cargo("build");
+    command.args(["--keep-going", "-p", "containerd", "-p", "ctr", "-p", SHIM]);
     // A test captures what it says, but a person who waits for minutes wants to see why.
     let output = match profile {
         Profile::Dev => run(&mut command, LIMIT)?,
         Profile::Release => run_aloud(command.arg("--release"), LIMIT)?,
     };
+    Ok(made(output))
+}
+
+/// A command of cargo that tells what it makes. The output folder is left to it (and so to
+/// `CARGO_TARGET_DIR`): its messages tell it.
+fn cargo(task: &str) -> Command {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.current_dir(workspace()).arg(task).arg("--message-format=json-render-diagnostics");
+    command
+}
+
+/// The paths of the programs that cargo has told of, and what else it said.
+fn made(output: Output) -> (Vec<PathBuf>, String) {
     let messages = output.stdout.lines().filter_map(|line| serde_json::from_str(line).ok());
     let executables =
         messages.filter_map(|message: Value| Some(message["executable"].as_str()?.into()));
-    Ok((executables.collect(), output.stderr))
+    (executables.collect(), output.stderr)
 }
 
 /// Fails unless the process may do what containers need.

@@ -80,6 +80,8 @@ pub struct Memory {
     pub proportional: u64,
     /// Private: what would be freed if it ended.
     pub private: u64,
+    /// What of that it has written: the rest is code, which comes and goes.
+    pub written: u64,
 }
 
 /// Measures the memory of a process.
@@ -91,10 +93,12 @@ pub fn memory(pid: i32) -> Outcome<Memory> {
         let value = line.and_then(|line| line.split_whitespace().nth(1));
         Ok(value.context(format!("{path} has no {name}"))?.parse()?)
     };
+    let written = field("Private_Dirty:")?;
     Ok(Memory {
         resident: field("Rss:")?,
         proportional: field("Pss:")?,
-        private: field("Private_Clean:")? + field("Private_Dirty:")?,
+        private: field("Private_Clean:")? + written,
+        written,
     })
 }
 

@@ -11,6 +11,7 @@ mod content;
 mod crowd;
 mod daemon;
 mod distribution;
+mod damage;
 mod docker;
 mod events;
 mod execution;

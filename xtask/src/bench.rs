@@ -5,6 +5,8 @@
 //! them alike, and the median is taken. What counts is the ratio, not the number.
 
 mod distribution;
+mod execution;
+mod storage;
 mod table;
 
 use std::process::Command;
@@ -30,47 +32,92 @@ const GO: Contender = Contender { name: "Go", parts: Parts::REFERENCE };
 const OURS: Contender = Contender { name: "ours", parts: Parts::GO_CTR };
 const OUR_CTR: Contender = Contender { name: "ours, our ctr", parts: Parts::OURS };
 
+/// What is wanted.
+struct Options {
+    /// The tables to play; all of them if none is named.
+    tables: Vec<String>,
+    reference: bool,
+    rounds: usize,
+    profile: Profile,
+}
+
 /// Takes the figures. The first contender is what the others are compared with.
-pub(crate) fn run(options: &[&str]) -> Outcome {
-    if let ["distribution", rest @ ..] = options {
-        return distribution::run(rest);
+pub(crate) fn run(words: &[&str]) -> Outcome {
+    match words {
+        ["storage", rest @ ..] => storage::run(rest.contains(&"--small")),
+        ["distribution", rest @ ..] => distribution::run(rest),
+        _ => daemons(&parse(words)?),
     }
-    let (reference, rounds) = parse(options)?;
+}
+
+fn daemons(options: &Options) -> Outcome {
     install::packages(&["runc", "docker-registry", "busybox-static", "containerd"])?;
     e2e::parts::require_root()?;
     e2e::sweep();
+    let wanted =
+        |name: &str| options.tables.is_empty() || options.tables.iter().any(|it| it == name);
+    let mut tables = Vec::new();
+    if wanted("daemon") {
+        show::chapter("measuring the daemon");
+        tables.push(("figures of the daemon", daemon(options)?));
+    }
+    if wanted("execution") {
+        show::chapter("measuring execution");
+        let Options { reference, rounds, profile, .. } = *options;
+        tables.push(("figures of execution", execution::run(reference, rounds, profile)?));
+    }
+    for (title, table) in tables {
+        show::chapter(title);
+        print!("{}", table.render());
+    }
+    Ok(())
+}
+
+fn daemon(options: &Options) -> Outcome<Table> {
+    let Options { reference, rounds, profile, .. } = *options;
     let contenders: &[Contender] = if reference { &[GO] } else { &[GO, OURS, OUR_CTR] };
     let mut table = Table::new(contenders.iter().map(|contender| contender.name));
-    show::chapter("measuring");
-    boot(contenders, rounds, &mut table)?;
+    boot(contenders, rounds, profile, &mut table)?;
     let registry = Registry::start()?;
-    let stages = stages(contenders, &registry)?;
+    let stages = stages(contenders, &registry, profile)?;
     rest(&stages, &mut table)?;
     shims(&stages, &mut table)?;
     runs(&stages, rounds, &mut table)?;
     pulls(&stages, &registry, (rounds / 5).clamp(1, 5), &mut table)?;
     after(&stages, &mut table)?;
-    show::chapter("figures");
-    print!("{}", table.render());
-    Ok(())
+    Ok(table)
 }
 
-fn parse(options: &[&str]) -> Outcome<(bool, usize)> {
-    match options {
-        [] => Ok((false, 15)),
-        ["--reference", rest @ ..] => Ok((true, parse(rest)?.1)),
-        ["--rounds", count, rest @ ..] => Ok((parse(rest)?.0, count.parse::<usize>()?.max(1))),
+fn parse(words: &[&str]) -> Outcome<Options> {
+    match words {
+        [] => Ok(Options {
+            tables: Vec::new(),
+            reference: false,
+            rounds: 15,
+            profile: Profile::Release,
+        }),
+        ["--reference", rest @ ..] => Ok(Options { reference: true, ..parse(rest)? }),
+        // For trying it out: what such programs take says nothing.
+        ["--dev", rest @ ..] => Ok(Options { profile: Profile::Dev, ..parse(rest)? }),
+        ["--rounds", count, rest @ ..] => {
+            Ok(Options { rounds: count.parse::<usize>()?.max(1), ..parse(rest)? })
+        }
+        [name @ ("daemon" | "execution"), rest @ ..] => {
+            let mut options = parse(rest)?;
+            options.tables.push((*name).to_owned());
+            Ok(options)
+        }
         other => Err(Failure::new(format!("bench does not know {other:?}"))),
     }
 }
 
 /// From the start of the process to its first answer, each time on an empty root.
-fn boot(contenders: &[Contender], rounds: usize, table: &mut Table) -> Outcome {
+fn boot(contenders: &[Contender], rounds: usize, profile: Profile, table: &mut Table) -> Outcome {
     println!("boot, {rounds} rounds");
     let mut times = vec![Vec::new(); contenders.len()];
     for _ in 0..rounds {
         for (contender, times) in contenders.iter().zip(&mut times) {
-            times.push(Daemon::start(contender.parts, Profile::Release)?.boot_time());
+            times.push(Daemon::start(contender.parts, profile)?.boot_time());
         }
     }
     table.row(
@@ -88,25 +135,28 @@ struct Stage {
     image: String,
 }
 
-fn stages(contenders: &[Contender], registry: &Registry) -> Outcome<Vec<Stage>> {
+fn stages(contenders: &[Contender], registry: &Registry, profile: Profile) -> Outcome<Vec<Stage>> {
     let image = registry.push(&Image::busybox()?.pack()?, "bench/busybox:1")?;
     let start = |contender: &Contender| {
-        let daemon = Daemon::start(contender.parts, Profile::Release)?;
+        let daemon = Daemon::start(contender.parts, profile)?;
         Ok(Stage { ctr: daemon.ctr(), daemon, image: image.clone() })
     };
     contenders.iter().map(start).collect()
 }
 
+/// How long a daemon is left alone before its memory is looked at.
+const LEFT_ALONE: Duration = Duration::from_secs(12);
+
 /// The memory of each daemon that was started and then left alone.
 fn rest(stages: &[Stage], table: &mut Table) -> Outcome {
     println!("idle");
-    thread::sleep(Duration::from_secs(2));
+    thread::sleep(LEFT_ALONE);
     memories("daemon, idle", stages, table)
 }
 
 /// The memory of each daemon after all of the work.
 fn after(stages: &[Stage], table: &mut Table) -> Outcome {
-    thread::sleep(Duration::from_secs(2));
+    thread::sleep(LEFT_ALONE);
     memories("daemon, after this work", stages, table)
 }
 

@@ -37,8 +37,11 @@ cargo xtask <task>
   test [--reference]   formatting, lints, tidy, unit, crate, rim and end-to-end tests;
                        --reference plays the scenarios only on the distribution's containerd
   tidy                 dependency table, file names, licence lines, lengths, forbidden words
-  bench [--reference] [--rounds N]
-                       memory, start, run and pull, beside the distribution's containerd
+  bench [daemon] [execution] [--reference] [--rounds N] [--dev]
+                       figures beside the distribution's containerd, both tables or one:
+                       memory, start, run and pull; what running containers costs
+  bench storage [--small]
+                       records, blobs, lists, collections and layers, beside the distribution's
   bench distribution [--size MB] [--rounds N] [--reference] [--dev]
                        pull, push, export and import of an image of 500 MB, also over a slow wire;
                        --dev measures ours as built for tests

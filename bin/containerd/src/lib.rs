@@ -35,6 +35,7 @@ mod plugins;
 mod proxies;
 mod publish;
 mod registry;
+mod rest;
 mod restarts;
 mod rim;
 mod sandboxes;
@@ -48,6 +49,7 @@ pub use daemon::Daemon;
 pub use oci_hook::{State as OciState, run as oci_hook};
 pub use publish::Publish;
 pub use registry::{Part, Registry};
+pub use store::rebuild::Rebuilt;
 
 /// The version of containerd that this daemon stands in for.
 pub const VERSION: &str = "2.2.0";

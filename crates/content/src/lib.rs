@@ -152,6 +152,13 @@ pub trait Store: Send + Sync + 'static {
     /// Opens a blob for reading.
     async fn reader(&self, digest: &Digest) -> Result<Box<dyn Reader>>;
 
+    /// Puts a blob whose bytes are wrong where nobody takes it for what its name says, and where a
+    /// person can still look at it. It is as good as deleted, and can be written again.
+    /// `Unimplemented` when the store has no such place.
+    async fn quarantine(&self, digest: &Digest) -> Result<()> {
+        Err(Error::unimplemented(format!("quarantine of content {digest}")))
+    }
+
     /// Tells how far an ingest is.
     async fn status(&self, reference: &str) -> Result<Status>;
 

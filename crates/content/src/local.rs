@@ -118,6 +118,11 @@ impl Store for Local {
         self.on_disk(move |shared| shared.delete(&digest)).await
     }
 
+    async fn quarantine(&self, digest: &Digest) -> Result<()> {
+        let digest = digest.clone();
+        self.on_disk(move |shared| shared.quarantine(&digest)).await
+    }
+
     async fn reader(&self, digest: &Digest) -> Result<Box<dyn Reader>> {
         let digest = digest.clone();
         self.on_disk(move |shared| {
@@ -208,6 +213,19 @@ impl Shared {
         if let Some(store) = &self.labels {
             store.change(digest, &mut Labels::clear)?;
         }
+        Ok(())
+    }
+
+    /// What was there from an earlier time is replaced: the newest damage tells most.
+    fn quarantine(&self, digest: &Digest) -> Result<()> {
+        let _turn = self.turns.take(digest);
+        let target = self.layout.quarantined(digest);
+        if let Some(folder) = target.parent() {
+            layout::make_all(folder)?;
+        }
+        let from = self.layout.blob(digest);
+        fs::rename(from, target).map_err(|error| not_found(digest, error))?;
+        layout::sync_directory(&self.layout.blobs(digest.algorithm()))?;
         Ok(())
     }
 

@@ -15,7 +15,9 @@ mod cases {
     mod leases;
     mod mounts;
     mod pace;
+    mod rebuilding;
     mod records;
+    mod repairing;
     mod rescue;
     mod snapshots;
     mod stuck;

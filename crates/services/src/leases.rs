@@ -9,18 +9,18 @@ use pb::{
     leases_client::LeasesClient,
     leases_server::{Leases, LeasesServer},
 };
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response};
 use types::{Error, FieldMask, Fields, Filter, Filters, Result, Scope};
 
-use crate::call::{Limits, Peer, Reply, detached, error, limited, open, status};
+use crate::call::{Limits, Peer, Reply, Scoped, detached, error, limited, status};
 use crate::convert::{FromWire, ToWire, filters, present, time};
 
 /// Serves the leases that `find` finds for a scope.
-pub fn serve<F>(find: F, limits: Limits) -> LeasesServer<Server<F>>
+pub fn serve<F>(find: F, limits: Limits) -> LeasesServer<Scoped<F>>
 where
     F: Fn(&Scope) -> Result<Arc<dyn Contract>> + Send + Sync + 'static,
 {
-    limited!(LeasesServer::new(Server { find }), limits)
+    limited!(LeasesServer::new(Scoped::new(find)), limits)
 }
 
 /// The leases that `peer` serves.
@@ -28,24 +28,8 @@ pub fn connect(peer: Peer) -> Arc<dyn Contract> {
     Arc::new(Remote { client: limited!(LeasesClient::new(peer), Limits::default()) })
 }
 
-/// Puts leases on the wire.
-#[derive(Debug)]
-pub struct Server<F> {
-    find: F,
-}
-
-impl<F> Server<F>
-where
-    F: Fn(&Scope) -> Result<Arc<dyn Contract>> + Send + Sync + 'static,
-{
-    fn open<T>(&self, request: Request<T>) -> Result<(Arc<dyn Contract>, T), Status> {
-        let (scope, request) = open(request)?;
-        Ok(((self.find)(&scope).map_err(status)?, request))
-    }
-}
-
 #[tonic::async_trait]
-impl<F> Leases for Server<F>
+impl<F> Leases for Scoped<F>
 where
     F: Fn(&Scope) -> Result<Arc<dyn Contract>> + Send + Sync + 'static,
 {
