@@ -10,6 +10,7 @@ mod conformance;
 mod content;
 mod crowd;
 mod daemon;
+mod distribution;
 mod damage;
 mod docker;
 mod events;
