@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use crate::estate::Estate;
-use crate::parts::{Make, Parts, Profile, Programs, SHIM, SYSTEM_PATH};
+use crate::parts::{Make, Parts, Profile, Programs, SHIM, search_path};
 use crate::process::{end, send};
 use crate::wait::{PATIENCE, until};
 use crate::{Context, Ctr, Failure, Outcome, ensure, probe, process};
@@ -93,7 +93,7 @@ impl Daemon {
     /// A command that would start another daemon on the same root, state and sockets.
     pub fn command(&self) -> Command {
         let mut command = Command::new(self.binary());
-        let path = format!("{}:{SYSTEM_PATH}", self.home().join("bin").display());
+        let path = format!("{}:{}", self.home().join("bin").display(), search_path());
         command.arg("--config").arg(self.home().join("config.toml"));
         command.env("PATH", path).env("TMPDIR", self.home().join("tmp"));
         command.env("CONTAINERD_FAILPOINTS", self.home().join(FAILPOINTS));

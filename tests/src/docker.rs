@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::Signal;
 
-use crate::parts::tool;
+use crate::parts::{other_tools, tool};
 use crate::process::{Output, Running, end, run, send};
 use crate::wait::{PATIENCE, until};
 use crate::{Context, Daemon, Image, Outcome, Pty, ensure};
@@ -92,10 +92,11 @@ impl Docker {
         fs_err::read_to_string(self.path("docker.log")).unwrap_or_default()
     }
 
-    /// A command of `docker` against this engine, not yet started. It is Debian's client, of the
-    /// engine's own version, whatever else is on the PATH.
+    /// A command of `docker` against this engine, not yet started. The client is of the engine's own
+    /// version, whatever else is on the PATH.
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new("/usr/bin/docker");
+        let other = other_tools().map(|dir| dir.join("docker")).filter(|path| path.is_file());
+        let mut command = Command::new(other.unwrap_or_else(|| "/usr/bin/docker".into()));
         command.arg("--host").arg(self.host()).args(args);
         command.env("HOME", &self.home).env_remove("DOCKER_HOST").env_remove("DOCKER_CONTEXT");
         command

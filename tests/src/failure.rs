@@ -2,6 +2,7 @@
 //! What went wrong, as a sentence for whoever reads the report.
 
 use std::fmt::{self, Debug, Display};
+use std::io::Write;
 
 /// What a step of the harness gives: nothing in particular, or why it failed.
 pub type Outcome<T = ()> = Result<T, Failure>;
@@ -21,6 +22,15 @@ impl Failure {
     #[must_use]
     pub fn with_section(mut self, heading: &str, body: &str) -> Self {
         self.0 = format!("{}\n---- {heading} ----\n{}\n", self.0, body.trim_end());
+        self
+    }
+
+    /// Tells it beside the name of the test, and not only when all tests have ended: of a long run
+    /// often only a part of the output is kept.
+    #[must_use]
+    pub fn told_at_once(self) -> Self {
+        // Written as it is, since what is printed in a test is held back until the end.
+        drop(std::io::stderr().write_all(format!("{self}\n").as_bytes()));
         self
     }
 }

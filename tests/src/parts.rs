@@ -82,7 +82,7 @@ impl Programs {
 pub(crate) const SHIM: &str = "containerd-shim-runc-v2";
 
 /// Where a distribution puts programs, and so where ours never are.
-pub(crate) const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The Debian package that a tool comes in.
 pub fn package(name: &str) -> &str {
@@ -94,10 +94,24 @@ pub fn package(name: &str) -> &str {
     }
 }
 
+/// Names a folder whose programs take the place of the distribution's: other releases of them.
+pub const OTHER_TOOLS: &str = "CONTAINERD_E2E_TOOLS";
+
+/// That folder, where somebody named one.
+pub fn other_tools() -> Option<PathBuf> {
+    std::env::var_os(OTHER_TOOLS).filter(|dir| !dir.is_empty()).map(PathBuf::from)
+}
+
+/// Where programs that are not ours are looked for, as a PATH.
+pub fn search_path() -> String {
+    other_tools()
+        .map_or_else(|| SYSTEM_PATH.to_owned(), |dir| format!("{}:{SYSTEM_PATH}", dir.display()))
+}
+
 /// Finds a program of the distribution. That it is missing is a failure, not a reason to skip.
 pub fn tool(name: &str) -> Outcome<PathBuf> {
     let found =
-        SYSTEM_PATH.split(':').map(|dir| Path::new(dir).join(name)).find(|path| path.is_file());
+        search_path().split(':').map(|dir| Path::new(dir).join(name)).find(|path| path.is_file());
     found.context(format!(
         "this machine lacks {name}: `cargo xtask test` installs it, or `apt-get install {}`",
         package(name)

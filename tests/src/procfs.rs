@@ -2,6 +2,7 @@
 //! What the kernel says about processes and mounts.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::{Context, Outcome};
 
@@ -101,6 +102,34 @@ pub fn memory(pid: i32) -> Outcome<Memory> {
     })
 }
 
+/// Processor time that a process has used, and with it those of its children that it has waited for
+/// (proc(5), fields 14 to 17 of `stat`; a tick is a hundredth of a second on every Linux that matters
+/// here).
+pub fn processor_time(pid: i32) -> Outcome<Duration> {
+    let path = format!("/proc/{pid}/stat");
+    let text = fs_err::read_to_string(&path)?;
+    // The name of the program is in parentheses and may hold anything, also blanks.
+    let (_, rest) = text.rsplit_once(')').context(format!("{path} names no program"))?;
+    let ticks = rest.split_whitespace().skip(11).take(4).map(str::parse::<u64>);
+    let ticks = ticks.sum::<Result<u64, _>>()?;
+    Ok(Duration::from_millis(ticks * 10))
+}
+
+/// The most memory that a process has had at once, in KiB, since it was last told to
+/// [forget](forget_peak).
+pub fn peak(pid: i32) -> Outcome<u64> {
+    let path = format!("/proc/{pid}/status");
+    let text = fs_err::read_to_string(&path)?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let value = line.and_then(|rest| rest.split_whitespace().next());
+    Ok(value.context(format!("{path} has no VmHWM"))?.parse()?)
+}
+
+/// Begins anew to look for the most memory that a process has (proc(5), `clear_refs`).
+pub fn forget_peak(pid: i32) -> Outcome {
+    Ok(fs_err::write(format!("/proc/{pid}/clear_refs"), "5")?)
+}
+
 /// Directories directly under `dir` whose names satisfy `wanted`.
 pub(crate) fn directories(dir: &Path, wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
     let Ok(entries) = fs_err::read_dir(dir) else { return Vec::new() };
@@ -117,6 +146,21 @@ mod tests {
     fn own_memory_can_be_measured() -> Outcome {
         let memory = memory(std::process::id() as i32)?;
         assert!(memory.private > 0 && memory.private <= memory.resident, "{memory:?}");
+        Ok(())
+    }
+
+    #[test]
+    fn work_shows_in_time_and_in_the_peak() -> Outcome {
+        let own = std::process::id() as i32;
+        let before = processor_time(own)?;
+        forget_peak(own)?;
+        let calm = peak(own)?;
+        let much = vec![1_u8; 64 << 20];
+        let mut sum = much.len();
+        while processor_time(own)? == before {
+            sum += much.iter().map(|byte| usize::from(*byte)).sum::<usize>();
+        }
+        assert!(sum > 0 && peak(own)? >= calm + (60 << 10));
         Ok(())
     }
 

@@ -28,7 +28,7 @@ impl Registry {
         // Between finding a free port and taking it, somebody else may: then take another.
         let mut last = Failure::new("no attempt was made");
         for _ in 0..5 {
-            match Self::attempt(&program) {
+            match Self::attempt(Command::new(&program), free_address()?) {
                 Ok(registry) => return Ok(registry),
                 Err(failure) => last = failure,
             }
@@ -36,13 +36,21 @@ impl Registry {
         Err(last)
     }
 
-    fn attempt(program: &std::path::Path) -> Outcome<Self> {
+    /// Starts one at an address of the network namespace of process `holder`, and waits until it
+    /// answers here.
+    pub fn start_within(holder: i32, address: SocketAddr) -> Outcome<Self> {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/proc/{holder}/ns/net"));
+        command.arg(parts::tool("docker-registry")?);
+        Self::attempt(command, address)
+    }
+
+    fn attempt(mut program: Command, address: SocketAddr) -> Outcome<Self> {
         let estate = Estate::new()?;
-        let address = free_address()?;
         let config = estate.home().join("registry.yml");
         fs_err::write(&config, settings(&estate, address))?;
         let log = fs_err::File::create(estate.home().join("log"))?;
-        let child = Command::new(program)
+        let child = program
             .arg("serve")
             .arg(&config)
             .env("OTEL_TRACES_EXPORTER", "none")
@@ -85,12 +93,30 @@ impl Registry {
         Ok(format!("{}/{name_and_tag}", self.address))
     }
 
+    /// Stores blobs, and then manifests under their tags or digests.
+    pub fn push_parts(&self, name: &str, blobs: &[Blob], manifests: &[(&str, &Blob)]) -> Outcome {
+        blobs.iter().try_for_each(|blob| self.push_blob(name, blob))?;
+        let mut manifests = manifests.iter();
+        manifests.try_for_each(|(reference, it)| self.push_manifest(name, reference, it))
+    }
+
     /// Fetches a manifest as it was stored.
     pub fn manifest(&self, name: &str, reference: &str) -> Outcome<Vec<u8>> {
+        self.manifest_of(name, reference, OCI)
+    }
+
+    /// Fetches a document of a media type as it was stored.
+    pub fn manifest_of(&self, name: &str, reference: &str, kind: &str) -> Outcome<Vec<u8>> {
         let target = format!("/v2/{name}/manifests/{reference}");
         // Without an Accept header the registry hides what a client of old would not know.
-        let answer = ask(self.address, "GET", &target, &[("Accept", OCI)], b"")?;
+        let answer = ask(self.address, "GET", &target, &[("Accept", kind)], b"")?;
         Ok(expect(answer, 200)?.body)
+    }
+
+    /// Removes a manifest, and with it the tags that it has.
+    pub fn delete_manifest(&self, name: &str, digest: &str) -> Outcome {
+        let target = format!("/v2/{name}/manifests/{digest}");
+        expect(ask(self.address, "DELETE", &target, &[], b"")?, 202).map(drop)
     }
 
     /// Two calls: the first opens an upload, the second ends it with all of the bytes

@@ -4,7 +4,9 @@
 //! Rounds alternate between the daemons, so that whatever else the machine does falls on all of
 //! them alike, and the median is taken. What counts is the ratio, not the number.
 
+mod distribution;
 mod execution;
+mod storage;
 mod table;
 
 use std::process::Command;
@@ -41,7 +43,14 @@ struct Options {
 
 /// Takes the figures. The first contender is what the others are compared with.
 pub(crate) fn run(words: &[&str]) -> Outcome {
-    let options = parse(words)?;
+    match words {
+        ["storage", rest @ ..] => storage::run(rest.contains(&"--small")),
+        ["distribution", rest @ ..] => distribution::run(rest),
+        _ => daemons(&parse(words)?),
+    }
+}
+
+fn daemons(options: &Options) -> Outcome {
     install::packages(&["runc", "docker-registry", "busybox-static", "containerd"])?;
     e2e::parts::require_root()?;
     e2e::sweep();
@@ -50,11 +59,11 @@ pub(crate) fn run(words: &[&str]) -> Outcome {
     let mut tables = Vec::new();
     if wanted("daemon") {
         show::chapter("measuring the daemon");
-        tables.push(("figures of the daemon", daemon(&options)?));
+        tables.push(("figures of the daemon", daemon(options)?));
     }
     if wanted("execution") {
         show::chapter("measuring execution");
-        let Options { reference, rounds, profile, .. } = options;
+        let Options { reference, rounds, profile, .. } = *options;
         tables.push(("figures of execution", execution::run(reference, rounds, profile)?));
     }
     for (title, table) in tables {
@@ -135,16 +144,19 @@ fn stages(contenders: &[Contender], registry: &Registry, profile: Profile) -> Ou
     contenders.iter().map(start).collect()
 }
 
+/// How long a daemon is left alone before its memory is looked at.
+const LEFT_ALONE: Duration = Duration::from_secs(12);
+
 /// The memory of each daemon that was started and then left alone.
 fn rest(stages: &[Stage], table: &mut Table) -> Outcome {
     println!("idle");
-    thread::sleep(Duration::from_secs(2));
+    thread::sleep(LEFT_ALONE);
     memories("daemon, idle", stages, table)
 }
 
 /// The memory of each daemon after all of the work.
 fn after(stages: &[Stage], table: &mut Table) -> Outcome {
-    thread::sleep(Duration::from_secs(2));
+    thread::sleep(LEFT_ALONE);
     memories("daemon, after this work", stages, table)
 }
 

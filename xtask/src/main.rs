@@ -38,8 +38,13 @@ cargo xtask <task>
                        --reference plays the scenarios only on the distribution's containerd
   tidy                 dependency table, file names, licence lines, lengths, forbidden words
   bench [daemon] [execution] [--reference] [--rounds N] [--dev]
-                       figures beside the distribution's containerd, all tables or those named:
+                       figures beside the distribution's containerd, both tables or one:
                        memory, start, run and pull; what running containers costs
+  bench storage [--small]
+                       records, blobs, lists, collections and layers, beside the distribution's
+  bench distribution [--size MB] [--rounds N] [--reference] [--dev]
+                       pull, push, export and import of an image of 500 MB, also over a slow wire;
+                       --dev measures ours as built for tests
   soak [--containers N] [--release]
                        many containers come and go: what is left, and how the daemon grows
   powercut [--cuts N] [--fs ext4|xfs] [--daemon ours|go] [--seed N]

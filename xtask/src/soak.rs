@@ -12,7 +12,7 @@ use crate::{install, show};
 const BOUND: f64 = 200.0;
 
 /// Longer than the daemon waits until it gives memory back.
-const REST: Duration = Duration::from_secs(5);
+const REST: Duration = Duration::from_secs(12);
 
 struct Options {
     containers: usize,

@@ -127,9 +127,7 @@ fn look_up(name: &str) -> Result<String> {
     if name.contains('/') {
         return Ok(name.to_owned());
     }
-    let path = env::var_os("PATH").unwrap_or_default();
-    let found = env::split_paths(&path).map(|dir| dir.join(name)).find(|path| path.is_file());
-    found.map(|path| path.display().to_string()).ok_or_else(|| {
+    sys::program::find(name, None).map(|path| path.display().to_string()).ok_or_else(|| {
         let message = format!(
             "failed to look up the path of {name:?}: exec: {name:?}: executable file not found in $PATH"
         );

@@ -38,11 +38,13 @@ use crate::{
     plugins::{self, kinds},
     proxies::Proxies,
     registry::{Part, Registry},
-    restarts, rim,
+    rest, restarts, rim,
     sandboxes::Sandboxers,
     state_dump,
-    store::Overview,
-    tidy,
+    store::{
+        self, Overview, Places,
+        rebuild::{self, Rebuilt},
+    },
     trusted::Trust,
 };
 
@@ -115,7 +117,6 @@ impl Daemon {
     /// What goes on beside requests. It ends when the set is dropped.
     fn background(&self, parts: &Parts) -> Result<JoinSet<()>> {
         let mut background = JoinSet::new();
-        background.spawn(tidy::tidy_up(parts.exchange.clone()));
         let sandboxers = parts.sandboxers.clone();
         background.spawn(async move {
             if let Err(error) = sandboxers.follow().await {
@@ -123,6 +124,7 @@ impl Daemon {
             }
         });
         let config = self.registry.config();
+        background.spawn(rebuild::copies(parts.db.clone(), store::database(&config.root)));
         if !config.is_disabled(restarts::SECTION) {
             let section: restarts::Section = config.section(restarts::SECTION)?;
             background.spawn(restarts::monitor(parts.clone(), section.interval()?));
@@ -147,10 +149,19 @@ impl Daemon {
         Err(Error::failed_precondition(what))
     }
 
-    async fn parts(&self) -> Result<Parts> {
+    /// Makes the metadata anew, without serving. No other daemon may have the root.
+    pub async fn rebuild(self) -> Result<Rebuilt> {
         let config = self.registry.config();
-        let exchange = self.registry.get::<Exchange>("exchange")?;
-        let proxies = Arc::new(Proxies::open(config)?);
+        let _claim = claim(&config.root)?;
+        let path = store::database(&config.root);
+        rebuild::ask(&path)?;
+        let backends = self.backends(&Proxies::open(config)?)?;
+        let options = Options { sharing: self.sharing()?, ..Options::default() };
+        let (_db, rebuilt) = rebuild::open(&path, backends, options).await?;
+        rebuilt.ok_or_else(|| Error::internal("the metadata was not made anew"))
+    }
+
+    fn backends(&self, proxies: &Proxies) -> Result<Backends> {
         let content = match self.registry.get::<dyn Store>("content") {
             // Whoever keeps content elsewhere disables the daemon's own.
             Err(error) => proxies.content.clone().ok_or(error)?,
@@ -158,21 +169,28 @@ impl Daemon {
         };
         let mut snapshotters = self.registry.all::<dyn Snapshotter>();
         snapshotters.extend(proxies.snapshotters.clone());
-        let backends = Backends { content, snapshotters };
+        Ok(Backends { content, snapshotters })
+    }
+
+    async fn parts(&self) -> Result<Parts> {
+        let config = self.registry.config();
+        let exchange = self.registry.get::<Exchange>("exchange")?;
+        let proxies = Arc::new(Proxies::open(config)?);
+        let backends = self.backends(&proxies)?;
         let publisher = Some(exchange.clone() as _);
         // Where Go's containerd has it (`plugins/metadata/plugin.go`).
         let take_over = Some(config.root.join(format!("{}.bolt", kinds::METADATA)).join("meta.db"));
         let options =
             Options { sharing: self.sharing()?, publisher, take_over, ..Options::default() };
-        let path = config.root.join("io.containerd.metadata.v1.sqlite").join("meta.sqlite");
-        let opening = Db::open(path, backends, options);
-        let db = within(config.open_timeout, opening).await.context(|| "metadata")?;
+        let path = store::database(&config.root);
+        let opening = rebuild::open(&path, backends, options);
+        let (db, _rebuilt) = within(config.open_timeout, opening).await.context(|| "metadata")?;
         self.manage_mounts(&db).await;
         let shims = Shims::open(self.shims()?, exchange.clone())?;
         let scratch = if config.temp.as_os_str().is_empty() { &config.state } else { &config.temp };
         let scratch = scratch.join(format!("{}.walking", kinds::DIFFER));
         empty_directory(&scratch)?;
-        let differs = Arc::new(Differs::read(config, processors(config), scratch)?);
+        let differs = Arc::new(Differs::read(config, &proxies, processors(config), scratch)?);
         let remote = proxies.sandboxers.clone();
         let sandboxers = Sandboxers::open(config, &db, &exchange, &shims, remote)?;
         let flights = Flights::default();
@@ -244,6 +262,8 @@ impl Daemon {
 
     async fn serve(&self, parts: &Parts, shutdown: impl Future<Output = ()>) -> Result<()> {
         let config = self.registry.config();
+        // It ends a daemon that does not listen to it, so that comes before anybody is answered.
+        let _dumping = state_dump::on_signal(config.state.clone());
         let grpc = listen(&config.grpc.address, &config.grpc).await?;
         let ttrpc = listen(&config.ttrpc_address(), &config.ttrpc).await?;
         let end = CancellationToken::new();
@@ -253,7 +273,9 @@ impl Daemon {
             tracing::warn!("{}: {}", warning.id, warning.message);
         }
         let address = PathBuf::from(&config.grpc.address);
-        let store = Arc::new(Overview::new(parts.db.clone(), config.state.clone(), address));
+        let (root, state) = (config.root.clone(), config.state.clone());
+        let places = Places { root, state, address };
+        let store = Arc::new(Overview::new(parts.db.clone(), places));
         let rim = rim::grpc(parts, identity, self.inspect(parts).into(), store, config.grpc.limits);
         let mut also = JoinSet::new();
         if !config.tcp.address.is_empty() {
@@ -270,9 +292,9 @@ impl Daemon {
         let mut ttrpc = tokio::spawn(async move { shims.serve(ttrpc, ttrpc_end).await });
         tracing::info!(address = config.grpc.address, "containerd successfully booted");
         notify::send(notify::READY);
-        let _dumping = state_dump::on_signal(config.state.clone());
         tokio::select! {
             () = shutdown => {}
+            never = rest::give_back_when_idle() => match never {},
             ended = &mut grpc => return Err(broken("gRPC", ended.map(Result::err))),
             Some(ended) = also.join_next() => {
                 return Err(broken("gRPC over TCP", ended.map(Result::err)));
@@ -401,9 +423,6 @@ impl Parts {
 
     /// Layers over the content that a scope may see.
     pub(crate) fn differ(&self, scoped: &Scoped) -> Arc<dyn Differ> {
-        if let Some(differ) = self.proxies.differ(scoped.namespace()) {
-            return differ;
-        }
         self.differs.of(scoped)
     }
 }

@@ -35,13 +35,13 @@ mod plugins;
 mod proxies;
 mod publish;
 mod registry;
+mod rest;
 mod restarts;
 mod rim;
 mod sandboxes;
 mod schedule;
 mod state_dump;
 mod store;
-mod tidy;
 mod trusted;
 
 pub use config::{Config, Warning, default_text, dump, migrate};
@@ -49,6 +49,7 @@ pub use daemon::Daemon;
 pub use oci_hook::{State as OciState, run as oci_hook};
 pub use publish::Publish;
 pub use registry::{Part, Registry};
+pub use store::rebuild::Rebuilt;
 
 /// The version of containerd that this daemon stands in for.
 pub const VERSION: &str = "2.2.0";

@@ -51,6 +51,8 @@ enum Command {
     /// Information on the containerd config
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Make the database of metadata anew from what is on the disk, while no daemon runs on the root
+    Rebuild,
     /// Run a program as an OCI hook, with the container's state put into its arguments
     OciHook {
         /// The program and its arguments: {{id}}, {{pid}}, {{rootfs}}, {{bundle}}, {{annotation "x"}}
@@ -96,6 +98,7 @@ fn act(mut flags: Flags) -> Result<()> {
     match flags.command.take() {
         None => start(flags),
         Some(Command::Publish(publish)) => publish_at(flags.address, publish),
+        Some(Command::Rebuild) => rebuild(flags),
         Some(Command::Config(command)) => show(command, flags.config.as_deref()),
         Some(Command::OciHook { args }) => {
             let mut input = String::new();
@@ -119,6 +122,16 @@ fn show(command: ConfigCommand, path: Option<&Path>) -> Result<()> {
         told => told?,
     };
     print!("{text}");
+    Ok(())
+}
+
+fn rebuild(flags: Flags) -> Result<()> {
+    let (config, _warnings) = config(flags)?;
+    log(&config)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.context(|| "start the runtime")?;
+    let rebuilt = runtime.block_on(Daemon::new(config).rebuild())?;
+    println!("{rebuilt}");
     Ok(())
 }
 

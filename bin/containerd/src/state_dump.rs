@@ -38,12 +38,19 @@ pub(crate) fn on_signal(directory: PathBuf) -> Dumping {
     Dumping(Some(tokio::spawn(async move {
         while signals.recv().await.is_some() {
             let path = directory.join(format!("containerd.{}.stacks.log", std::process::id()));
-            match fs::write(&path, text()) {
+            match dump(&path) {
                 Ok(()) => tracing::info!(path = %path.display(), "state dumped"),
                 Err(error) => tracing::warn!(%error, "failed to dump the state"),
             }
         }
     })))
+}
+
+/// A file of that name is whole, whoever looks for it and when.
+fn dump(path: &Path) -> std::io::Result<()> {
+    let unfinished = path.with_extension("unfinished");
+    fs::write(&unfinished, text())?;
+    fs::rename(unfinished, path)
 }
 
 fn text() -> String {

@@ -1,19 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What there is and why, as far as the daemon knows.
+//! What there is and why, as far as the daemon knows; and what is done about what should not be.
 mod host;
+mod mend;
+pub(crate) mod rebuild;
 
-use std::{collections::BTreeSet, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use async_trait::async_trait;
-use metadata::Db;
+use metadata::{Db, Scoped};
 use records::{
-    Auditor,
-    audit::{Pruned, Thing},
+    Auditor, State,
+    audit::{Look, Pruned, Repaired, Thing},
 };
 use tokio::task::spawn_blocking;
-use types::{Error, Filters, Kind, Result, Scope};
+use types::{Any, Error, Filters, Kind, Result, Scope};
 
-use self::host::{Host, Name, judge};
+pub(crate) use self::host::Places;
+use self::host::{Host, Name, Recorded, judge};
 
 /// How long what seems not to belong to anybody is given to be gone.
 const SETTLING: Duration = Duration::from_millis(500);
@@ -21,61 +28,112 @@ const SETTLING: Duration = Duration::from_millis(500);
 /// The daemon's knowledge of what there is.
 pub(crate) struct Overview {
     db: Db,
-    state: PathBuf,
-    address: PathBuf,
+    places: Places,
 }
 
 impl Overview {
-    /// Over the records in `db`, the bundles below `state` and the shims that speak to `address`.
-    pub(crate) fn new(db: Db, state: PathBuf, address: PathBuf) -> Self {
-        Self { db, state, address }
+    /// Over the records in `db`, and what the host has in `places`.
+    pub(crate) fn new(db: Db, places: Places) -> Self {
+        Self { db, places }
     }
 
-    /// Bundles and shims. What seems wrong is looked at twice, since containers come and go.
-    async fn host(&self) -> Result<Vec<Thing>> {
-        let things = self.look().await?;
+    /// What is on the host. What seems wrong is looked at twice, since containers come and go.
+    async fn host(&self) -> Result<(Host, Vec<Thing>)> {
+        let (host, things) = self.look().await?;
         if !things.iter().any(|thing| thing.state.is_wrong()) {
-            return Ok(things);
+            return Ok((host, things));
         }
         tokio::time::sleep(SETTLING).await;
-        let again = self.look().await?;
+        let (host, again) = self.look().await?;
         let was_wrong = |thing: &Thing| {
             let mut same =
                 things.iter().filter(|it| it.kind == thing.kind && it.name == thing.name);
             same.any(|it| it.namespace == thing.namespace && it.state.is_wrong())
         };
-        Ok(again.into_iter().filter(|it| !it.state.is_wrong() || was_wrong(it)).collect())
+        let sure = again.into_iter().filter(|it| !it.state.is_wrong() || was_wrong(it));
+        Ok((host, sure.collect()))
     }
 
-    async fn look(&self) -> Result<Vec<Thing>> {
-        let (state, address) = (self.state.clone(), self.address.clone());
-        let host = spawn_blocking(move || Host::look(&state, &address)).await;
+    async fn look(&self) -> Result<(Host, Vec<Thing>)> {
+        let known = self.db.namespaces().list(&Filters::default()).await?;
+        let known: BTreeSet<String> = known.into_iter().map(|it| it.name).collect();
+        let places = self.places.clone();
+        let host = spawn_blocking(move || Host::look(&places, &known)).await;
         let host =
             host.map_err(|error| Error::caused(Kind::Internal, "look at the host", error))?;
-        Ok(judge(&host, &self.recorded().await?))
+        let things = judge(&host, &self.places, &self.recorded().await?);
+        Ok((host, things))
     }
 
-    /// All containers and sandboxes.
-    async fn recorded(&self) -> Result<BTreeSet<Name>> {
-        let mut all = BTreeSet::new();
+    /// What the records say of the host.
+    async fn recorded(&self) -> Result<Recorded> {
+        let mut all = Recorded::default();
         for namespace in self.db.namespaces().list(&Filters::default()).await? {
             let scoped = self.db.scope(Scope::new(&namespace.name)?);
-            let containers = scoped.containers().list(&Filters::default()).await?;
-            let sandboxes = scoped.sandboxes().list(&Filters::default()).await?;
-            let ids = containers.into_iter().map(|it| it.id);
-            let ids = ids.chain(sandboxes.into_iter().map(|it| it.id));
-            all.extend(ids.map(|id| (namespace.name.clone(), id)));
+            add(&mut all, &namespace.name, &scoped).await?;
         }
         Ok(all)
     }
 }
 
+async fn add(all: &mut Recorded, namespace: &str, scoped: &Scoped) -> Result<()> {
+    let containers = scoped.containers().list(&Filters::default()).await?;
+    let sandboxes = scoped.sandboxes().list(&Filters::default()).await?;
+    let containers = containers.into_iter().map(|it| (it.id, it.spec));
+    for (id, spec) in containers.chain(sandboxes.into_iter().map(|it| (it.id, it.spec))) {
+        let name: Name = (namespace.to_owned(), id);
+        if let Some(path) = spec.as_ref().and_then(network) {
+            all.networks.entry(path).or_default().push(name.clone());
+        }
+        all.names.insert(name);
+    }
+    let Some(mounts) = scoped.mounts() else { return Ok(()) };
+    for activation in mounts.list(&Filters::default()).await? {
+        for active in activation.active {
+            let name = (namespace.to_owned(), activation.name.clone());
+            all.activations.insert(PathBuf::from(active.mount_point), name);
+        }
+    }
+    Ok(())
+}
+
+/// The network namespace that an OCI runtime spec names.
+fn network(spec: &Any) -> Option<PathBuf> {
+    let spec: serde_json::Value = serde_json::from_slice(&spec.value).ok()?;
+    let all = spec.pointer("/linux/namespaces")?.as_array()?;
+    let network = all.iter().find(|it| it["type"] == "network")?;
+    network["path"].as_str().filter(|path| !path.is_empty()).map(PathBuf::from)
+}
+
+/// The file of the metadata in a daemon's root.
+pub(crate) fn database(root: &Path) -> PathBuf {
+    root.join("io.containerd.metadata.v1.sqlite").join("meta.sqlite")
+}
+
 #[async_trait]
 impl Auditor for Overview {
-    async fn check(&self, sizes: bool) -> Result<Vec<Thing>> {
-        let mut things = self.db.audit(sizes).await?;
-        things.extend(self.host().await?);
+    async fn check(&self, look: Look) -> Result<Vec<Thing>> {
+        let mut things = self.db.audit(look).await?;
+        things.extend(self.host().await?.1);
         Ok(things)
+    }
+
+    /// What is on the host goes first: it may use what is in the stores.
+    async fn repair(&self) -> Result<Repaired> {
+        let (host, things) = self.host().await?;
+        let orphans: Vec<_> = things.into_iter().filter(|it| it.state == State::Orphan).collect();
+        let places = self.places.clone();
+        let mended = spawn_blocking(move || mend::all(&places, &host, &orphans)).await;
+        let mut done =
+            mended.map_err(|error| Error::caused(Kind::Internal, "mend the host", error))?;
+        let stores = self.db.repair().await?;
+        done.deeds.extend(stores.deeds);
+        done.failures.extend(stores.failures);
+        Ok(done)
+    }
+
+    async fn rebuild(&self) -> Result<()> {
+        rebuild::ask(&database(&self.places.root))
     }
 
     async fn prune(&self) -> Result<Pruned> {

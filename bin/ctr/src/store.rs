@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use clap::Subcommand;
-use records::{State, audit::Thing};
+use records::{
+    State,
+    audit::{Look, Repaired, Thing},
+};
 use services::store;
 use types::{Error, Result};
 
@@ -16,6 +19,9 @@ pub(crate) enum Command {
         /// List everything, also what is as it should be
         #[arg(long, short)]
         all: bool,
+        /// Read every blob too, and compare it with its name
+        #[arg(long)]
+        digests: bool,
     },
     /// Sum up what takes how much room
     Du,
@@ -26,6 +32,12 @@ pub(crate) enum Command {
     },
     /// Remove what nothing refers to now, known or not, and wait until it is gone
     Prune,
+    /// Remove what nobody knows, also from the host, and put what is broken aside, so that it is
+    /// fetched and unpacked again
+    Repair,
+    /// Have the next start of the daemon make the database of metadata anew; where the daemon does
+    /// not start any more, `containerd rebuild` does the same
+    Rebuild,
     /// Copy the database of metadata into a new file on the daemon's host
     Backup {
         /// The file, which must not exist
@@ -33,16 +45,33 @@ pub(crate) enum Command {
     },
 }
 
+const SIZES: Look = Look { sizes: true, digests: false };
+
 impl Command {
     pub(crate) async fn run(self, connection: &Connection) -> Result<()> {
         let auditor = store::connect(connection.peer().await?);
         match self {
-            Self::Check { all } => check(&auditor.check(false).await?, all),
+            Self::Check { all, digests } => {
+                check(&auditor.check(Look { digests, ..Look::default() }).await?, all)
+            }
             Self::Du => {
-                sum_up(&auditor.check(true).await?);
+                sum_up(&auditor.check(SIZES).await?);
                 Ok(())
             }
-            Self::Explain { name } => explain(&auditor.check(true).await?, &name),
+            Self::Explain { name } => explain(&auditor.check(SIZES).await?, &name),
+            Self::Repair => {
+                let Repaired { deeds, failures } = auditor.repair().await?;
+                for deed in &deeds {
+                    say!("{deed}");
+                }
+                say!("{} things done", deeds.len());
+                done_unless("could not be done", &failures)
+            }
+            Self::Rebuild => {
+                auditor.rebuild().await?;
+                say!("the metadata is made anew when the daemon starts next");
+                Ok(())
+            }
             Self::Prune => {
                 let pruned = auditor.prune().await?;
                 say!("{} records removed", pruned.records);
@@ -73,7 +102,7 @@ fn check(things: &[Thing], all: bool) -> Result<()> {
         table.print();
     }
     let wrong = things.iter().filter(|thing| thing.state.is_wrong()).count();
-    say!("{} things, {wrong} of them orphaned or missing", things.len());
+    say!("{} things, {wrong} of them orphaned, missing or broken", things.len());
     if wrong == 0 { Ok(()) } else { Err(Error::failed_precondition("not all is as it should be")) }
 }
 

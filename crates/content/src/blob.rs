@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use types::{Digest, Error, Kind, Labels, Result};
+use types::{Digest, Error, Hasher, Kind, Labels, Result};
 
 use crate::{Expected, Ingest, Reader, Store};
 
@@ -37,6 +37,22 @@ async fn read_all(reader: &dyn Reader) -> Result<Bytes> {
         whole.extend_from_slice(&more);
     }
     Ok(whole.freeze())
+}
+
+/// The digest that the bytes of a blob have now, by the algorithm of its name. It differs from the
+/// name when the disk, or another program, has changed them.
+pub async fn digest_now(store: &(impl Store + ?Sized), digest: &Digest) -> Result<Digest> {
+    let reader = store.reader(digest).await?;
+    let mut hasher = Hasher::new(digest.algorithm());
+    let mut offset = 0;
+    loop {
+        let bytes = reader.read_at(offset, CHUNK).await?;
+        if bytes.is_empty() {
+            return Ok(hasher.finish());
+        }
+        hasher.update(&bytes);
+        offset += bytes.len() as u64;
+    }
 }
 
 /// Writes `data` as a blob through the ingest `reference` and returns its digest.

@@ -152,6 +152,13 @@ pub trait Store: Send + Sync + 'static {
     /// Opens a blob for reading.
     async fn reader(&self, digest: &Digest) -> Result<Box<dyn Reader>>;
 
+    /// Puts a blob whose bytes are wrong where nobody takes it for what its name says, and where a
+    /// person can still look at it. It is as good as deleted, and can be written again.
+    /// `Unimplemented` when the store has no such place.
+    async fn quarantine(&self, digest: &Digest) -> Result<()> {
+        Err(Error::unimplemented(format!("quarantine of content {digest}")))
+    }
+
     /// Tells how far an ingest is.
     async fn status(&self, reference: &str) -> Result<Status>;
 
@@ -197,6 +204,13 @@ pub trait Ingest: Send {
     /// for what is still being stored.
     async fn settled(&mut self) -> Result<Option<Digest>> {
         Ok(self.digest())
+    }
+
+    /// Reads back up to `len` of the bytes that were written, from `offset`: fewer only where they
+    /// end. `None` where the implementation cannot, as across a wire that has no words for it.
+    async fn written(&mut self, offset: u64, len: usize) -> Result<Option<Bytes>> {
+        let (_, _) = (offset, len);
+        Ok(None)
     }
 
     /// Appends `data`. An implementation may answer before the data is stored, and then tells of a

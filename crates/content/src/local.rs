@@ -13,6 +13,7 @@ mod claims;
 mod commit;
 mod layout;
 mod reader;
+mod seal;
 mod sink;
 mod syncs;
 mod walk;
@@ -55,6 +56,8 @@ struct Shared {
     claims: Arc<Claims>,
     turns: Turns,
     syncs: Syncs,
+    /// Whether blobs are sealed.
+    seals: bool,
 }
 
 impl Local {
@@ -72,12 +75,14 @@ impl Local {
 
     fn assemble(root: PathBuf, labels: Option<Arc<dyn LabelStore>>) -> Result<Self> {
         let layout = Layout::open(root)?;
+        let seals = seal::is_possible(layout.root());
         let shared = Shared {
             layout,
             labels,
             claims: Arc::default(),
             turns: Turns::default(),
             syncs: Syncs::default(),
+            seals,
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -116,6 +121,11 @@ impl Store for Local {
     async fn delete(&self, digest: &Digest) -> Result<()> {
         let digest = digest.clone();
         self.on_disk(move |shared| shared.delete(&digest)).await
+    }
+
+    async fn quarantine(&self, digest: &Digest) -> Result<()> {
+        let digest = digest.clone();
+        self.on_disk(move |shared| shared.quarantine(&digest)).await
     }
 
     async fn reader(&self, digest: &Digest) -> Result<Box<dyn Reader>> {
@@ -208,6 +218,19 @@ impl Shared {
         if let Some(store) = &self.labels {
             store.change(digest, &mut Labels::clear)?;
         }
+        Ok(())
+    }
+
+    /// What was there from an earlier time is replaced: the newest damage tells most.
+    fn quarantine(&self, digest: &Digest) -> Result<()> {
+        let _turn = self.turns.take(digest);
+        let target = self.layout.quarantined(digest);
+        if let Some(folder) = target.parent() {
+            layout::make_all(folder)?;
+        }
+        let from = self.layout.blob(digest);
+        fs::rename(from, target).map_err(|error| not_found(digest, error))?;
+        layout::sync_directory(&self.layout.blobs(digest.algorithm()))?;
         Ok(())
     }
 

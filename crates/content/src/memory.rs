@@ -256,6 +256,13 @@ impl Ingest for Writer {
         }
     }
 
+    async fn written(&mut self, offset: u64, len: usize) -> Result<Option<Bytes>> {
+        let Some(data) = &self.data else { return Ok(None) };
+        let from = data.len().min(usize::try_from(offset).unwrap_or(usize::MAX));
+        let to = data.len().min(from.saturating_add(len));
+        Ok(Some(Bytes::copy_from_slice(&data[from..to])))
+    }
+
     async fn write(&mut self, data: Bytes) -> Result<()> {
         self.change(|all| all.extend_from_slice(&data))
     }

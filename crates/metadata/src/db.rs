@@ -14,8 +14,8 @@ mod writer;
 
 pub(crate) use backup::back_up;
 pub(crate) use column::{Digest, Json, Time, json};
-pub(crate) use fault::{Fault, Outcome};
-pub(crate) use file::File;
+pub(crate) use fault::{Fault, Outcome, sql};
+pub(crate) use file::{File, close};
 pub(crate) use readers::Readers;
 pub(crate) use signals::{Pressure, Signals};
 pub(crate) use touched::Touched;

@@ -22,6 +22,7 @@ mod node;
 mod order;
 mod plan;
 mod removal;
+mod repair;
 mod reprieve;
 mod schedule;
 mod stats;
@@ -53,6 +54,7 @@ use crate::{
 pub(crate) use audit::audit;
 pub use collector::Collector;
 pub(crate) use link::expiry;
+pub(crate) use repair::repair;
 pub use schedule::Schedule;
 pub use stats::{Removed, Stats};
 

@@ -49,9 +49,11 @@ mod gc;
 mod go;
 mod holds;
 mod labels;
+mod rebuild;
 mod scoped;
 
 pub use gc::{Collector, Removed, Schedule, Stats};
+pub use rebuild::{Matched, Salvaged, copy_of, salvage};
 pub use scoped::Scoped;
 
 use std::{
@@ -65,7 +67,10 @@ use std::{
 use ::content::Store;
 use ::events::Publisher;
 use ::mount::Activator;
-use ::records::{Namespace, Records};
+use ::records::{
+    Namespace, Records,
+    audit::{Look, Repaired},
+};
 use ::snapshots::Snapshotter;
 use tokio::task::spawn_blocking;
 use types::{Error, Kind, Result, Scope};
@@ -218,11 +223,17 @@ impl Db {
         gc::collect(self).await
     }
 
-    /// Tells why everything is there that is there. With `sizes`, snapshots are measured.
+    /// Tells why everything is there that is there.
     ///
     /// Nobody is stopped meanwhile; what is in the making is neither an orphan nor missing.
-    pub async fn audit(&self, sizes: bool) -> Result<Vec<::records::audit::Thing>> {
-        gc::audit(self, sizes).await
+    pub async fn audit(&self, look: Look) -> Result<Vec<::records::audit::Thing>> {
+        gc::audit(self, look).await
+    }
+
+    /// Removes what nobody knows, and puts aside blobs that are not what their names say and layers
+    /// whose data is gone, so that they are fetched and unpacked again.
+    pub async fn repair(&self) -> Result<Repaired> {
+        gc::repair(self).await
     }
 
     /// Removes what nothing refers to, as [`Self::collect`] does, and also what no record ever named.

@@ -9,7 +9,7 @@ use types::Result;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Thing {
     /// What sort of thing: `blob`, `ingest`, `snapshot`, `directory`, `mount`, `loop`, `bundle`,
-    /// `shim`.
+    /// `shim`, `cgroup`, `netns`.
     pub kind: String,
     /// Whose it is; empty if no namespace knows it.
     pub namespace: String,
@@ -38,11 +38,14 @@ pub enum State {
     Orphan,
     /// There is a record of it, and it is not there.
     Missing,
+    /// It is there, and not what its name says.
+    Broken,
 }
 
 impl State {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Kept, Self::Garbage, Self::Orphan, Self::Missing];
+    pub const ALL: [Self; 5] =
+        [Self::Kept, Self::Garbage, Self::Orphan, Self::Missing, Self::Broken];
 
     /// The word of the wire and of the command line: `kept`.
     pub fn name(self) -> &'static str {
@@ -51,12 +54,13 @@ impl State {
             Self::Garbage => "garbage",
             Self::Orphan => "orphan",
             Self::Missing => "missing",
+            Self::Broken => "broken",
         }
     }
 
     /// Whether something is wrong.
     pub fn is_wrong(self) -> bool {
-        matches!(self, Self::Orphan | Self::Missing)
+        matches!(self, Self::Orphan | Self::Missing | Self::Broken)
     }
 }
 
@@ -69,11 +73,36 @@ pub struct Pruned {
     pub failures: Vec<String>,
 }
 
+/// What a repair did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Repaired {
+    /// What was done, in words, and what is left to do by whoever asked.
+    pub deeds: Vec<String>,
+    /// What could not be done, in words.
+    pub failures: Vec<String>,
+}
+
+/// How closely to look. What is not asked for is not looked at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Look {
+    /// Measure what takes long to measure.
+    pub sizes: bool,
+    /// Read every blob, and compare it with its name.
+    pub digests: bool,
+}
+
 /// Whoever knows what there is.
 #[async_trait]
 pub trait Auditor: Send + Sync + 'static {
-    /// Looks at everything. With `sizes`, what takes long to measure is measured.
-    async fn check(&self, sizes: bool) -> Result<Vec<Thing>>;
+    /// Looks at everything.
+    async fn check(&self, look: Look) -> Result<Vec<Thing>>;
+
+    /// Removes what nobody knows, and puts what is broken aside, so that it is fetched and unpacked
+    /// again when it is asked for. It ends no container, and removes nothing that was written by one.
+    async fn repair(&self) -> Result<Repaired>;
+
+    /// Has the next start make the database of metadata anew, from what is on the disk.
+    async fn rebuild(&self) -> Result<()>;
 
     /// Removes what nothing refers to, known or not, and answers when it is gone.
     async fn prune(&self) -> Result<Pruned>;

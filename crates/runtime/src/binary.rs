@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Shims as programs: finding them by name, starting them, and having them clean up.
 use std::{
-    env,
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -32,10 +31,7 @@ pub(crate) fn find(runtime: &str, beside: Option<&Path>) -> Result<PathBuf> {
         return if path.is_file() { Ok(path) } else { Err(no_such_path(runtime)) };
     }
     let name = file_name(runtime)?;
-    let on_path = env::var_os("PATH").unwrap_or_default();
-    let directories = beside.map(Path::to_owned).into_iter().chain(env::split_paths(&on_path));
-    let mut candidates = directories.map(|directory| directory.join(&name));
-    candidates.find(|path| path.is_file()).ok_or_else(|| not_installed(runtime, &name))
+    sys::program::find(&name, beside).ok_or_else(|| not_installed(runtime, &name))
 }
 
 fn no_such_path(path: &str) -> Error {

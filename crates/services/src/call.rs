@@ -48,6 +48,27 @@ pub(crate) fn open<T>(request: Request<T>) -> Result<(Scope, T), Status> {
     Ok((scope, request.into_inner()))
 }
 
+/// Serves each call with what is found for its scope.
+#[derive(Debug)]
+pub struct Scoped<F> {
+    find: F,
+}
+
+impl<F> Scoped<F> {
+    pub(crate) fn new(find: F) -> Self {
+        Self { find }
+    }
+
+    /// Takes a request apart: whom it is for, and what it asks.
+    pub(crate) fn open<P, T>(&self, request: Request<T>) -> Result<(P, T), Status>
+    where
+        F: Fn(&Scope) -> Result<P>,
+    {
+        let (scope, request) = open(request)?;
+        Ok(((self.find)(&scope).map_err(status)?, request))
+    }
+}
+
 /// The scope that the headers name. A request without a namespace is refused, as Go does in every
 /// namespaced service.
 pub(crate) fn scope(headers: &MetadataMap) -> Result<Scope> {

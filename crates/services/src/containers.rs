@@ -13,15 +13,15 @@ use pb::{
 use tonic::{Request, Response, Status};
 use types::{FieldMask, Filters, Result, Scope};
 
-use crate::call::{Limits, Peer, Reply, detached, error, limited, open, status};
+use crate::call::{Limits, Peer, Reply, Scoped, detached, error, limited, status};
 use crate::convert::{FromWire, ToWire, any, filters, mask, present, time};
 
 /// Serves the records that `find` finds for a scope.
-pub fn serve<F>(find: F, limits: Limits) -> ContainersServer<Server<F>>
+pub fn serve<F>(find: F, limits: Limits) -> ContainersServer<Scoped<F>>
 where
     F: Fn(&Scope) -> Result<Arc<dyn Records<Container>>> + Send + Sync + 'static,
 {
-    limited!(ContainersServer::new(Server { find }), limits)
+    limited!(ContainersServer::new(Scoped::new(find)), limits)
 }
 
 /// The records that `peer` serves.
@@ -29,21 +29,10 @@ pub fn connect(peer: Peer) -> Arc<dyn Records<Container>> {
     Arc::new(Remote { client: limited!(ContainersClient::new(peer), Limits::default()) })
 }
 
-/// Puts containers on the wire.
-#[derive(Debug)]
-pub struct Server<F> {
-    find: F,
-}
-
-impl<F> Server<F>
+impl<F> Scoped<F>
 where
     F: Fn(&Scope) -> Result<Arc<dyn Records<Container>>> + Send + Sync + 'static,
 {
-    fn open<T>(&self, request: Request<T>) -> Result<(Arc<dyn Records<Container>>, T), Status> {
-        let (scope, request) = open(request)?;
-        Ok(((self.find)(&scope).map_err(status)?, request))
-    }
-
     async fn found(
         &self,
         request: Request<pb::ListContainersRequest>,
@@ -55,7 +44,7 @@ where
 }
 
 #[tonic::async_trait]
-impl<F> Containers for Server<F>
+impl<F> Containers for Scoped<F>
 where
     F: Fn(&Scope) -> Result<Arc<dyn Records<Container>>> + Send + Sync + 'static,
 {

@@ -14,7 +14,7 @@ use types::{Context, Digest, Error, FieldMask, Kind, Result, Scope};
 
 pub use client::connect;
 
-use crate::call::{Limits, Reply, detached, limited, open, status};
+use crate::call::{Limits, Reply, Scoped, detached, limited, status};
 use crate::convert::{FromWire, ToWire, digest, filters, mask, present, time};
 use crate::lists;
 
@@ -24,31 +24,15 @@ const READ_CHUNK: usize = 1 << 20;
 type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, tonic::Status>> + Send>>;
 
 /// Serves the store that `find` finds for a scope.
-pub fn serve<F>(find: F, limits: Limits) -> ContentServer<Server<F>>
+pub fn serve<F>(find: F, limits: Limits) -> ContentServer<Scoped<F>>
 where
     F: Fn(&Scope) -> Result<Arc<dyn Store>> + Send + Sync + 'static,
 {
-    limited!(ContentServer::new(Server { find }), limits)
-}
-
-/// Puts stores on the wire.
-#[derive(Debug)]
-pub struct Server<F> {
-    find: F,
-}
-
-impl<F> Server<F>
-where
-    F: Fn(&Scope) -> Result<Arc<dyn Store>> + Send + Sync + 'static,
-{
-    fn open<T>(&self, request: Request<T>) -> Result<(Arc<dyn Store>, T), tonic::Status> {
-        let (scope, request) = open(request)?;
-        Ok(((self.find)(&scope).map_err(status)?, request))
-    }
+    limited!(ContentServer::new(Scoped::new(find)), limits)
 }
 
 #[tonic::async_trait]
-impl<F> Content for Server<F>
+impl<F> Content for Scoped<F>
 where
     F: Fn(&Scope) -> Result<Arc<dyn Store>> + Send + Sync + 'static,
 {

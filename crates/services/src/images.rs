@@ -12,15 +12,15 @@ use pb::{
 use tonic::{Request, Response, Status};
 use types::{Descriptor, Error, FieldMask, Filters, Result, Scope};
 
-use crate::call::{Limits, Peer, Reply, detached, error, limited, open, status};
+use crate::call::{Limits, Peer, Reply, Scoped, detached, error, limited, status};
 use crate::convert::{FromWire, ToWire, filters, mask, present, time};
 
 /// Serves the records that `find` finds for a scope.
-pub fn serve<F>(find: F, limits: Limits) -> ImagesServer<Server<F>>
+pub fn serve<F>(find: F, limits: Limits) -> ImagesServer<Scoped<F>>
 where
     F: Fn(&Scope) -> Result<Arc<dyn Records<Image>>> + Send + Sync + 'static,
 {
-    limited!(ImagesServer::new(Server { find }), limits)
+    limited!(ImagesServer::new(Scoped::new(find)), limits)
 }
 
 /// The records that `peer` serves.
@@ -28,24 +28,8 @@ pub fn connect(peer: Peer) -> Arc<dyn Records<Image>> {
     Arc::new(Remote { client: limited!(ImagesClient::new(peer), Limits::default()) })
 }
 
-/// Puts images on the wire.
-#[derive(Debug)]
-pub struct Server<F> {
-    find: F,
-}
-
-impl<F> Server<F>
-where
-    F: Fn(&Scope) -> Result<Arc<dyn Records<Image>>> + Send + Sync + 'static,
-{
-    fn open<T>(&self, request: Request<T>) -> Result<(Arc<dyn Records<Image>>, T), Status> {
-        let (scope, request) = open(request)?;
-        Ok(((self.find)(&scope).map_err(status)?, request))
-    }
-}
-
 #[tonic::async_trait]
-impl<F> Images for Server<F>
+impl<F> Images for Scoped<F>
 where
     F: Fn(&Scope) -> Result<Arc<dyn Records<Image>>> + Send + Sync + 'static,
 {

@@ -9,18 +9,18 @@ use pb::{
     leases_client::LeasesClient,
     leases_server::{Leases, LeasesServer},
 };
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response};
 use types::{Error, FieldMask, Fields, Filter, Filters, Result, Scope};
 
-use crate::call::{Limits, Peer, Reply, detached, error, limited, open, status};
+use crate::call::{Limits, Peer, Reply, Scoped, detached, error, limited, status};
 use crate::convert::{FromWire, ToWire, filters, present, time};
 
 /// Serves the leases that `find` finds for a scope.
-pub fn serve<F>(find: F, limits: Limits) -> LeasesServer<Server<F>>
+pub fn serve<F>(find: F, limits: Limits) -> LeasesServer<Scoped<F>>
 where
     F: Fn(&Scope) -> Result<Arc<dyn Contract>> + Send + Sync + 'static,
 {
-    limited!(LeasesServer::new(Server { find }), limits)
+    limited!(LeasesServer::new(Scoped::new(find)), limits)
 }
 
 /// The leases that `peer` serves.
@@ -28,30 +28,17 @@ pub fn connect(peer: Peer) -> Arc<dyn Contract> {
     Arc::new(Remote { client: limited!(LeasesClient::new(peer), Limits::default()) })
 }
 
-/// Puts leases on the wire.
-#[derive(Debug)]
-pub struct Server<F> {
-    find: F,
-}
-
-impl<F> Server<F>
-where
-    F: Fn(&Scope) -> Result<Arc<dyn Contract>> + Send + Sync + 'static,
-{
-    fn open<T>(&self, request: Request<T>) -> Result<(Arc<dyn Contract>, T), Status> {
-        let (scope, request) = open(request)?;
-        Ok(((self.find)(&scope).map_err(status)?, request))
-    }
-}
-
 #[tonic::async_trait]
-impl<F> Leases for Server<F>
+impl<F> Leases for Scoped<F>
 where
     F: Fn(&Scope) -> Result<Arc<dyn Contract>> + Send + Sync + 'static,
 {
     async fn create(&self, request: Request<pb::CreateRequest>) -> Reply<pb::CreateResponse> {
         let (leases, request) = self.open(request)?;
-        let pb::CreateRequest { id, labels } = request;
+        let pb::CreateRequest { mut id, labels } = request;
+        if id.is_empty() {
+            id = unnamed().map_err(status)?;
+        }
         let lease = Lease { id, labels, created_at: SystemTime::UNIX_EPOCH };
         let lease = detached(async move { leases.create(lease).await }).await?;
         Ok(Response::new(pb::CreateResponse { lease: Some(lease.to_wire()) }))
@@ -94,6 +81,16 @@ where
         let resources = leases.resources(&request.id).await.map_err(status)?.to_wire();
         Ok(Response::new(pb::ListResourcesResponse { resources }))
     }
+}
+
+/// A name for a lease whose maker gives it none: the time, and something random (containerd
+/// `plugins/services/leases/service.go`, `core/leases/id.go`).
+fn unnamed() -> Result<String> {
+    let mut random = [0; 4];
+    rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
+        .map_err(std::io::Error::from)?;
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Ok(format!("{}-{:08x}", now.subsec_nanos(), u32::from_le_bytes(random)))
 }
 
 impl ToWire for Lease {

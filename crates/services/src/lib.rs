@@ -38,5 +38,5 @@ pub mod version;
 
 mod remote;
 
-pub use call::{Limits, Peer, error, peer, status};
+pub use call::{Limits, Peer, Scoped, error, peer, status};
 pub use remote::{connect, dial, dial_lazily};

@@ -13,15 +13,15 @@ use pb::{
 use tonic::{Request, Response, Status};
 use types::{Error, FieldMask, Filters, Result, Scope};
 
-use crate::call::{Limits, Peer, Reply, detached, error, limited, open, status};
+use crate::call::{Limits, Peer, Reply, Scoped, detached, error, limited, status};
 use crate::convert::{FromWire, ToWire, filters, mask, present, time};
 
 /// Serves the mounts that `find` finds for a scope.
-pub fn serve<F>(find: F, limits: Limits) -> MountsServer<Server<F>>
+pub fn serve<F>(find: F, limits: Limits) -> MountsServer<Scoped<F>>
 where
     F: Fn(&Scope) -> Result<Arc<dyn Contract>> + Send + Sync + 'static,
 {
-    limited!(MountsServer::new(Server { find }), limits)
+    limited!(MountsServer::new(Scoped::new(find)), limits)
 }
 
 /// The mounts that `peer` manages.
@@ -29,24 +29,8 @@ pub fn connect(peer: Peer) -> Arc<dyn Contract> {
     Arc::new(Remote { client: limited!(MountsClient::new(peer), Limits::default()) })
 }
 
-/// Puts mounts on the wire.
-#[derive(Debug)]
-pub struct Server<F> {
-    find: F,
-}
-
-impl<F> Server<F>
-where
-    F: Fn(&Scope) -> Result<Arc<dyn Contract>> + Send + Sync + 'static,
-{
-    fn open<T>(&self, request: Request<T>) -> Result<(Arc<dyn Contract>, T), Status> {
-        let (scope, request) = open(request)?;
-        Ok(((self.find)(&scope).map_err(status)?, request))
-    }
-}
-
 #[tonic::async_trait]
-impl<F> Mounts for Server<F>
+impl<F> Mounts for Scoped<F>
 where
     F: Fn(&Scope) -> Result<Arc<dyn Contract>> + Send + Sync + 'static,
 {

@@ -9,18 +9,18 @@ use pb::{
     store_client::StoreClient,
     store_server::{Store, StoreServer},
 };
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response};
 use types::{FieldMask, Filters, Result, Scope};
 
-use crate::call::{Limits, Peer, Reply, detached, error, limited, open, status};
+use crate::call::{Limits, Peer, Reply, Scoped, detached, error, limited, status};
 use crate::convert::{FromWire, ToWire, any, filters, present, time};
 
 /// Serves the records that `find` finds for a scope.
-pub fn serve<F>(find: F, limits: Limits) -> StoreServer<Server<F>>
+pub fn serve<F>(find: F, limits: Limits) -> StoreServer<Scoped<F>>
 where
     F: Fn(&Scope) -> Result<Arc<dyn Records<Sandbox>>> + Send + Sync + 'static,
 {
-    limited!(StoreServer::new(Server { find }), limits)
+    limited!(StoreServer::new(Scoped::new(find)), limits)
 }
 
 /// The records that `peer` serves.
@@ -28,24 +28,8 @@ pub fn connect(peer: Peer) -> Arc<dyn Records<Sandbox>> {
     Arc::new(Remote { client: limited!(StoreClient::new(peer), Limits::default()) })
 }
 
-/// Puts sandboxes on the wire.
-#[derive(Debug)]
-pub struct Server<F> {
-    find: F,
-}
-
-impl<F> Server<F>
-where
-    F: Fn(&Scope) -> Result<Arc<dyn Records<Sandbox>>> + Send + Sync + 'static,
-{
-    fn open<T>(&self, request: Request<T>) -> Result<(Arc<dyn Records<Sandbox>>, T), Status> {
-        let (scope, request) = open(request)?;
-        Ok(((self.find)(&scope).map_err(status)?, request))
-    }
-}
-
 #[tonic::async_trait]
-impl<F> Store for Server<F>
+impl<F> Store for Scoped<F>
 where
     F: Fn(&Scope) -> Result<Arc<dyn Records<Sandbox>>> + Send + Sync + 'static,
 {

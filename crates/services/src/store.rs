@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc, time::SystemTime};
 
 use ::records::{
     Auditor, State,
-    audit::{Pruned, Thing},
+    audit::{Look, Pruned, Repaired, Thing},
 };
 use api::containerd::services::store::v1 as pb;
 use async_trait::async_trait;
@@ -40,7 +40,8 @@ pub struct Server {
 #[tonic::async_trait]
 impl Store for Server {
     async fn check(&self, request: Request<pb::CheckRequest>) -> Reply<pb::CheckResponse> {
-        let things = self.auditor.check(request.into_inner().sizes).await.map_err(status)?;
+        let pb::CheckRequest { sizes, digests } = request.into_inner();
+        let things = self.auditor.check(Look { sizes, digests }).await.map_err(status)?;
         Ok(Response::new(pb::CheckResponse { things: things.to_wire() }))
     }
 
@@ -48,6 +49,16 @@ impl Store for Server {
         let auditor = self.auditor.clone();
         let Pruned { records, failures } = detached(async move { auditor.prune().await }).await?;
         Ok(Response::new(pb::PruneResponse { records, failures }))
+    }
+
+    async fn repair(&self, _: Request<pb::RepairRequest>) -> Reply<pb::RepairResponse> {
+        let auditor = self.auditor.clone();
+        let Repaired { deeds, failures } = detached(async move { auditor.repair().await }).await?;
+        Ok(Response::new(pb::RepairResponse { deeds, failures }))
+    }
+
+    async fn rebuild(&self, _: Request<pb::RebuildRequest>) -> Reply<()> {
+        self.auditor.rebuild().await.map(Response::new).map_err(status)
     }
 
     async fn back_up(&self, request: Request<pb::BackUpRequest>) -> Reply<()> {
@@ -66,8 +77,9 @@ struct Remote {
 
 #[async_trait]
 impl Auditor for Remote {
-    async fn check(&self, sizes: bool) -> Result<Vec<Thing>> {
-        let reply = self.client.clone().check(pb::CheckRequest { sizes }).await.map_err(error)?;
+    async fn check(&self, look: Look) -> Result<Vec<Thing>> {
+        let request = pb::CheckRequest { sizes: look.sizes, digests: look.digests };
+        let reply = self.client.clone().check(request).await.map_err(error)?;
         Vec::from_wire(reply.into_inner().things)
     }
 
@@ -75,6 +87,17 @@ impl Auditor for Remote {
         let reply = self.client.clone().prune(pb::PruneRequest {}).await.map_err(error)?;
         let pb::PruneResponse { records, failures } = reply.into_inner();
         Ok(Pruned { records, failures })
+    }
+
+    async fn repair(&self) -> Result<Repaired> {
+        let reply = self.client.clone().repair(pb::RepairRequest {}).await.map_err(error)?;
+        let pb::RepairResponse { deeds, failures } = reply.into_inner();
+        Ok(Repaired { deeds, failures })
+    }
+
+    async fn rebuild(&self) -> Result<()> {
+        self.client.clone().rebuild(pb::RebuildRequest {}).await.map_err(error)?;
+        Ok(())
     }
 
     async fn back_up(&self, path: PathBuf) -> Result<()> {

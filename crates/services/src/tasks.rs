@@ -14,35 +14,19 @@ use types::{Descriptor, Result, Scope};
 
 pub use client::connect;
 
-use crate::call::{Limits, Reply, detached, limited, open, status};
+use crate::call::{Limits, Reply, Scoped, detached, limited, status};
 use crate::convert::{FromWire, ToWire, any, filters, non_empty, time};
 
 /// Serves the tasks that `find` finds for a scope.
-pub fn serve<F>(find: F, limits: Limits) -> TasksServer<Server<F>>
+pub fn serve<F>(find: F, limits: Limits) -> TasksServer<Scoped<F>>
 where
     F: Fn(&Scope) -> Result<Arc<dyn Contract>> + Send + Sync + 'static,
 {
-    limited!(TasksServer::new(Server { find }), limits)
-}
-
-/// Puts tasks on the wire.
-#[derive(Debug)]
-pub struct Server<F> {
-    find: F,
-}
-
-impl<F> Server<F>
-where
-    F: Fn(&Scope) -> Result<Arc<dyn Contract>> + Send + Sync + 'static,
-{
-    fn open<T>(&self, request: Request<T>) -> Result<(Arc<dyn Contract>, T), tonic::Status> {
-        let (scope, request) = open(request)?;
-        Ok(((self.find)(&scope).map_err(status)?, request))
-    }
+    limited!(TasksServer::new(Scoped::new(find)), limits)
 }
 
 #[tonic::async_trait]
-impl<F> Tasks for Server<F>
+impl<F> Tasks for Scoped<F>
 where
     F: Fn(&Scope) -> Result<Arc<dyn Contract>> + Send + Sync + 'static,
 {

@@ -100,6 +100,10 @@ impl Driver for BlockfileDriver {
         Ok(plan(layers, &self.fs_type, &self.options))
     }
 
+    fn has_data(&self, kind: Kind, has_parent: bool) -> bool {
+        kind != Kind::View || !has_parent
+    }
+
     fn content(&self, layers: &Layers) -> PathBuf {
         layers.directory.clone()
     }

@@ -14,7 +14,7 @@ use sys::failpoint;
 use types::{Context, Error, Result};
 
 use crate::{
-    Capability, Driver, Kind, Layered, Layers, Usage, id_map::inherit, overlay::probe, quota, tree,
+    Capability, Driver, Kind, Layered, Layers, Usage, id_map::inherit, overlay::Probe, quota, tree,
 };
 
 /// Keeps each committed layer as one image that cannot change, and lays a directory over them.
@@ -66,7 +66,7 @@ impl Erofs {
         fs::create_dir_all(&root)?;
         if options.default_size == 0 {
             // What it finds is not used: these are containerd's options, and no others.
-            probe::options(&root, options.overlay_options.clone())?;
+            Probe::new(&root)?.options(options.overlay_options.clone())?;
         }
         if options.enable_fsverity {
             check_verity(&root)?;

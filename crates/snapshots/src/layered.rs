@@ -62,6 +62,11 @@ pub trait Driver: Send + Sync + 'static {
     /// Plans the mounts of a snapshot. It mounts nothing: whoever asked does.
     fn plan(&self, layers: &Layers) -> Result<Vec<Mount>>;
 
+    /// Whether a snapshot has data of its own; one that has none shows its parent's.
+    fn has_data(&self, _kind: Kind, _has_parent: bool) -> bool {
+        true
+    }
+
     /// The part of a snapshot's data that is its content.
     fn content(&self, layers: &Layers) -> PathBuf;
 
@@ -116,8 +121,10 @@ impl<D: Driver> Layered<D> {
         let directory = root.join("snapshots");
         make_private(root)?;
         let meta = Meta::open(root)?;
-        make_private(&directory)?;
-        tree::sync_directory(root)?;
+        if !directory.try_exists()? {
+            make_private(&directory)?;
+            tree::sync_directory(root)?;
+        }
         let last = meta.last_id()?.max(last_directory(&directory)?);
         let shared = Shared { directory, driver, meta, ids: Ids::after(last), remove_later };
         shared.heal()?;
@@ -201,6 +208,11 @@ impl<D: Driver> Snapshotter for Layered<D> {
         self.on_disk(Shared::cleanup).await
     }
 
+    async fn mend(&self, key: &str) -> Result<()> {
+        let key = key.to_owned();
+        self.on_disk(move |shared| shared.mend(&key)).await
+    }
+
     async fn places(&self) -> Result<Vec<Place>> {
         self.on_disk(Shared::places).await
     }
@@ -239,8 +251,9 @@ impl<D: Driver> Shared<D> {
     fn mounts(&self, key: &str) -> Result<Vec<Mount>> {
         let (record, layers) = self.chain(key).context(|| "failed to get active mount")?;
         if record.info.kind == Kind::Committed {
-            let text = format!("requested snapshot {key} not active nor view");
-            return Err(Error::failed_precondition(text));
+            let text = format!("requested snapshot {key} not active or view");
+            let refused = Error::failed_precondition(text);
+            return Err(refused.context("failed to get active mount"));
         }
         self.driver.plan(&layers)
     }
@@ -352,13 +365,30 @@ impl<D: Driver> Shared<D> {
         found.retain(|path, _| !making.contains(path));
         let mut places = Vec::new();
         for record in self.meta.list()? {
-            let path = self.path(record.id);
-            let changed_at = found.remove(&path).or_else(|| modified(&path));
-            places.push(Place { path, key: Some(record.info.name), changed_at });
+            let Record { id, info, .. } = record;
+            let path = self.path(id);
+            let listed = found.remove(&path);
+            if !self.driver.has_data(info.kind, info.parent.is_some()) {
+                continue;
+            }
+            let content = self.driver.content(&self.layers(info.kind, id, &[], &info.labels));
+            let changed_at = listed.or_else(|| modified(&path));
+            // A directory without what belongs into it is as good as none.
+            let changed_at = changed_at.filter(|_| content.exists());
+            places.push(Place { path, key: Some(info.name), changed_at });
         }
         let strays = found.into_iter().filter(|(path, _)| path.exists());
         places.extend(strays.map(|(path, time)| Place { path, key: None, changed_at: Some(time) }));
         Ok(places)
+    }
+
+    fn mend(&self, key: &str) -> Result<()> {
+        let (record, layers) = self.chain(key)?;
+        if record.info.kind == Kind::Committed {
+            let text = format!("snapshot {key} is committed and cannot be made anew");
+            return Err(Error::failed_precondition(text));
+        }
+        self.driver.create(&layers)
     }
 
     /// Makes what a power cut took of active snapshots and views, and ends what a crash cut short.

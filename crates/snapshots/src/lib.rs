@@ -198,6 +198,12 @@ pub trait Snapshotter: Send + Sync + 'static {
     /// Deletes the data of removed snapshots, and what a crash left behind.
     async fn cleanup(&self) -> Result<()>;
 
+    /// Makes the data of an active snapshot or a view anew, and empty, where it is gone. What is there
+    /// stays. `FailedPrecondition` for a committed one: only unpacking it again brings that back.
+    async fn mend(&self, key: &str) -> Result<()> {
+        Err(types::Error::unimplemented(format!("mending of snapshot {key}")))
+    }
+
     /// Lists where data lies, and whose it is. What is in the making is left out. `Unimplemented`
     /// when that is not for others to know.
     async fn places(&self) -> Result<Vec<Place>> {

@@ -3,7 +3,8 @@
 //!
 //! Semantics, codes and texts are those of containerd's `core/snapshots/storage/bolt.go`. Every
 //! change is one transaction and durable when the call returns; reads have a connection of their own
-//! and wait for no change.
+//! and wait for no change. The file is made when there is something to put into it: a daemon has
+//! snapshotters that nobody uses.
 mod fault;
 mod go;
 mod row;
@@ -11,8 +12,8 @@ mod schema;
 
 use std::{
     collections::HashSet,
-    path::Path,
-    sync::{Mutex, MutexGuard, PoisonError},
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
     time::SystemTime,
 };
 
@@ -35,15 +36,48 @@ pub(crate) struct Record {
 }
 
 pub(crate) struct Meta {
+    root: PathBuf,
+    database: OnceLock<Database>,
+    /// Held while the database is made.
+    making: Mutex<()>,
+}
+
+struct Database {
     writer: Mutex<Connection>,
     reader: Mutex<Connection>,
 }
 
 impl Meta {
-    /// Opens the database in `root`, made if it does not exist.
+    /// Opens the database in `root`. If it does not exist, the first question or change that needs it
+    /// makes it.
     pub(crate) fn open(root: &Path) -> Result<Self> {
-        let (writer, reader) = schema::open(root)?;
-        Ok(Self { writer: Mutex::new(writer), reader: Mutex::new(reader) })
+        let meta =
+            Self { root: root.to_owned(), database: OnceLock::new(), making: Mutex::default() };
+        if schema::exists(root)? {
+            meta.database()?;
+        }
+        Ok(meta)
+    }
+
+    fn database(&self) -> Result<&Database> {
+        if let Some(database) = self.database.get() {
+            return Ok(database);
+        }
+        let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(database) = self.database.get() {
+            return Ok(database);
+        }
+        let (writer, reader) = schema::open(&self.root)?;
+        let database = Database { writer: Mutex::new(writer), reader: Mutex::new(reader) };
+        Ok(self.database.get_or_init(|| database))
+    }
+
+    /// Reads what there is of many, which is nothing as long as there is no database.
+    fn read_all<T: Default>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<T, Fault>,
+    ) -> Result<T> {
+        if self.database.get().is_some() { self.read(work) } else { Ok(T::default()) }
     }
 
     pub(crate) fn get(&self, key: &str) -> Result<Record> {
@@ -61,17 +95,17 @@ impl Meta {
 
     /// All records, parents before their children.
     pub(crate) fn list(&self) -> Result<Vec<Record>> {
-        self.read(|db| Ok(row::list(db)?))
+        self.read_all(|db| Ok(row::list(db)?))
     }
 
     /// The ids of all records.
     pub(crate) fn ids(&self) -> Result<HashSet<u64>> {
-        self.read(|db| Ok(row::ids(db)?))
+        self.read_all(|db| Ok(row::ids(db)?))
     }
 
     /// The highest id that was ever given.
     pub(crate) fn last_id(&self) -> Result<u64> {
-        self.read(|db| Ok(row::last_id(db)?))
+        self.read_all(|db| Ok(row::last_id(db)?))
     }
 
     /// Whether `key` may be created over `parent`; answers with the parent's id and those of its
@@ -171,14 +205,14 @@ impl Meta {
     }
 
     fn read<T>(&self, work: impl FnOnce(&Connection) -> Result<T, Fault>) -> Result<T> {
-        let mut connection = lock(&self.reader);
+        let mut connection = lock(&self.database()?.reader);
         // One transaction, so that all of it is seen as of one moment.
         let transaction = connection.transaction().map_err(Fault::from)?;
         Ok(work(&transaction)?)
     }
 
     fn write<T>(&self, work: impl FnOnce(&Connection) -> Result<T, Fault>) -> Result<T> {
-        let mut connection = lock(&self.writer);
+        let mut connection = lock(&self.database()?.writer);
         let transaction = connection
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(Fault::from)?;

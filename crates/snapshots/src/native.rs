@@ -49,6 +49,10 @@ impl Driver for NativeDriver {
         Ok(plan(layers))
     }
 
+    fn has_data(&self, kind: Kind, has_parent: bool) -> bool {
+        kind != Kind::View || !has_parent
+    }
+
     fn content(&self, layers: &Layers) -> PathBuf {
         layers.directory.clone()
     }

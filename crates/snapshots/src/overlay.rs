@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-pub(crate) mod probe;
+mod probe;
 
 use std::path::{Path, PathBuf};
 
@@ -7,6 +7,7 @@ use mount::Mount;
 use sys::failpoint;
 use types::{Labels, Result};
 
+pub(crate) use self::probe::Probe;
 use crate::{
     Capability, Driver, Kind, Layered, Layers, Usage,
     id_map::{self, inherit},
@@ -54,11 +55,14 @@ impl Overlay {
     /// `FailedPrecondition` when overlayfs does not work there, found out by mounting one.
     pub fn open(root: impl AsRef<Path>, options: Options) -> Result<Self> {
         let root = std::path::absolute(root)?;
-        let found = probe::options(&root, options.mount_options)?;
+        let probe = Probe::new(&root)?;
+        let mount_options = probe.options(options.mount_options)?;
+        let shifts_ids = probe.shifts_ids(&mount_options);
+        drop(probe);
         let driver = OverlayDriver {
             upperdir_label: options.upperdir_label,
-            capabilities: capabilities(found.shifts_ids, options.slow_chown),
-            options: found.options,
+            capabilities: capabilities(shifts_ids, options.slow_chown),
+            options: mount_options,
             projects: Projects::of(&root),
         };
         Self::with_driver(&root, driver, options.async_remove)

@@ -26,6 +26,7 @@ pub mod loop_device;
 pub mod memory;
 pub mod mount_attr;
 pub mod oom_score;
+pub mod program;
 pub mod project_quota;
 pub mod reaper;
 pub mod thread;

@@ -8,6 +8,8 @@ pub(super) enum Unit {
     Milliseconds,
     /// Memory.
     Kib,
+    /// How often something is done.
+    PerSecond,
 }
 
 /// A number, or none if nothing was measured.
@@ -57,6 +59,7 @@ fn shown(unit: Unit, figure: Figure) -> String {
     match (unit, figure) {
         (_, None) => "-".to_owned(),
         (Unit::Milliseconds, Some(time)) => format!("{time:.1} ms"),
+        (Unit::PerSecond, Some(rate)) => format!("{rate:.0} /s"),
         (Unit::Kib, Some(size)) => format!("{:.2} MiB", size / 1024.0),
     }
 }

@@ -20,6 +20,9 @@ const LOOK: Duration = Duration::from_secs(10);
 /// How long another writer may get no further before it is no use to wait for it.
 const STALLED: Duration = Duration::from_mins(5);
 
+/// How much of what was stored before is read back at once.
+const BACK: usize = 256 << 10;
+
 /// How an attempt to fetch a blob ended well.
 enum Attempt {
     /// The blob came.
@@ -152,7 +155,11 @@ impl Session<'_> {
     ) -> Result<()> {
         let Descriptor { digest, size, .. } = descriptor;
         *offset = ingest.status().offset;
+        if *offset > 0 {
+            tee.catch_up(ingest, *offset).await;
+        }
         if *offset == *size {
+            tee.end().await;
             return Ok(());
         }
         meter.at(*offset);
@@ -197,8 +204,8 @@ pub(super) type Begins<'a> =
 
 /// Hands the bytes of a blob on while they are stored.
 ///
-/// What is seen is what the blob's digest is of: every byte, once, in order. Where that cannot be, as
-/// when the beginning was stored by somebody else, nobody sees anything.
+/// What is seen is what the blob's digest is of: every byte, once, in order. What an earlier transfer
+/// has stored is read back. Where that cannot be, as with a store across a wire, nobody sees anything.
 struct Tee<'a> {
     begins: Option<&'a Begins<'a>>,
     to: Option<mpsc::Sender<Bytes>>,
@@ -210,10 +217,28 @@ impl<'a> Tee<'a> {
         Self { begins: Some(begins), to: None, seen: 0 }
     }
 
+    /// Hands on what was stored before, up to `offset`, as far as that was not seen yet.
+    async fn catch_up(&mut self, ingest: &mut dyn Ingest, offset: u64) {
+        if self.begins.is_some() && !matches!(ingest.written(0, 1).await, Ok(Some(_))) {
+            self.begins = None;
+        }
+        if let Some(begins) = self.begins.take() {
+            self.to = begins().await;
+        }
+        while self.to.is_some() && self.seen < offset {
+            let length = BACK.min(usize::try_from(offset - self.seen).unwrap_or(BACK));
+            match ingest.written(self.seen, length).await {
+                Ok(Some(piece)) if !piece.is_empty() => self.hand_on(piece).await,
+                // The blob will be whole all the same, and can be read then.
+                _ => self.to = None,
+            }
+        }
+    }
+
     /// Hears from where a transfer goes on.
     async fn at(&mut self, offset: u64) {
         if let Some(begins) = self.begins.take() {
-            self.to = if offset == 0 { begins().await } else { None };
+            self.to = begins().await;
         }
         if offset != self.seen {
             self.to = None;

@@ -14,6 +14,14 @@ fn built_for(remote: &Remote, architecture: &str) -> Image {
     image_of(remote, &OCI, &platform, &[layer(&[file("arch", architecture)])])
 }
 
+/// An index of an image for arm64 and one for amd64, and those two.
+fn for_both(remote: &Remote) -> (Descriptor, [Image; 2]) {
+    let images = ["arm64", "amd64"].map(|it| built_for(remote, it));
+    let [arm, intel] = &images;
+    let both = [(&arm.manifest, Some("linux/arm64")), (&intel.manifest, Some("linux/amd64"))];
+    (index(remote, &both), images)
+}
+
 #[tokio::test]
 async fn of_an_index_only_what_is_wanted_is_fetched() {
     let (world, remote) = (World::new().await, Remote::default());
@@ -60,11 +68,7 @@ async fn a_platform_that_is_missing_makes_no_image() {
 #[tokio::test]
 async fn an_index_may_be_nested() {
     let (world, remote) = (World::new().await, Remote::default());
-    let [arm, intel] = ["arm64", "amd64"].map(|it| built_for(&remote, it));
-    let inner = index(
-        &remote,
-        &[(&arm.manifest, Some("linux/arm64")), (&intel.manifest, Some("linux/amd64"))],
-    );
+    let (inner, [_, intel]) = for_both(&remote);
     let outer = index(&remote, &[(&inner, None)]);
     let client = world.client();
     client.pull(&pull(&remote, &outer, "overlay")).await.unwrap();
@@ -191,11 +195,7 @@ async fn an_index_of_itself_ends() {
 #[tokio::test]
 async fn only_so_many_manifests_are_fetched_as_were_asked_for() {
     let (world, remote) = (World::new().await, Remote::default());
-    let [arm, intel] = ["arm64", "amd64"].map(|it| built_for(&remote, it));
-    let index = index(
-        &remote,
-        &[(&arm.manifest, Some("linux/arm64")), (&intel.manifest, Some("linux/amd64"))],
-    );
+    let (index, [arm, intel]) = for_both(&remote);
     let mut pull = pull(&remote, &index, "overlay");
     pull.platforms = vec![amd64(), Platform::new("linux", "arm64", "")];
     (pull.manifest_limit, pull.all_metadata) = (1, true);
@@ -209,11 +209,7 @@ async fn only_so_many_manifests_are_fetched_as_were_asked_for() {
 #[tokio::test]
 async fn metadata_alone_has_no_layers() {
     let (world, remote) = (World::new().await, Remote::default());
-    let [arm, intel] = ["arm64", "amd64"].map(|it| built_for(&remote, it));
-    let index = index(
-        &remote,
-        &[(&arm.manifest, Some("linux/arm64")), (&intel.manifest, Some("linux/amd64"))],
-    );
+    let (index, _images) = for_both(&remote);
     let mut pull = pull(&remote, &index, "overlay");
     (pull.metadata_only, pull.all_metadata) = (true, true);
     pull.unpack.clear();

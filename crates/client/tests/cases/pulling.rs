@@ -232,3 +232,46 @@ async fn a_layer_whose_transfer_breaks_is_unpacked_all_the_same() {
     assert_eq!((seen, world.applied()), (3, 3), "what goes on where it broke is seen whole");
     assert_eq!(world.files("overlay", &image.top()).await.len(), 5);
 }
+
+/// A daemon that was killed in the middle of a pull left the beginnings of layers behind. The next pull
+/// fetched the rest, and then unpacked those layers in a second pass.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_earlier_pull_left_is_unpacked_in_the_same_pass() {
+    let (world, remote) = (World::new().await, Remote::default());
+    let image = image(&remote, &plain());
+    let held = world.client().hold().await.unwrap();
+    let halves = image.layers.iter().zip([2, 1, 2]);
+    for (layer, divided_by) in halves.clone() {
+        let content = &held.client().content;
+        let mut ingest = content.writer(&ref_key(layer), layer.into()).await.unwrap();
+        let whole = remote.get(&layer.digest);
+        ingest.write(whole.slice(..whole.len() / divided_by)).await.unwrap();
+    }
+    held.client().pull(&pull(&remote, &image.manifest, "overlay")).await.unwrap();
+    held.release().await;
+    for (layer, divided_by) in halves {
+        let want = if divided_by == 1 { vec![] } else { vec![layer.size / divided_by as u64] };
+        assert_eq!(remote.offsets(&layer.digest), want);
+    }
+    let seen = world.seen.load(std::sync::atomic::Ordering::Relaxed);
+    assert_eq!((seen, world.applied()), (3, 3), "each layer is read once");
+    assert_eq!(world.files("overlay", &image.top()).await.len(), 5);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_earlier_pull_left_spoiled_does_not_spoil_what_is_unpacked() {
+    let (world, remote) = (World::new().await, Remote::default());
+    let image = image(&remote, &plain());
+    let held = world.client().hold().await.unwrap();
+    let layer = &image.layers[1];
+    let mut ingest = held.client().content.writer(&ref_key(layer), layer.into()).await.unwrap();
+    ingest.write(vec![7; 4000].into()).await.unwrap();
+    drop(ingest);
+    held.client().pull(&pull(&remote, &image.manifest, "overlay")).await.unwrap();
+    held.release().await;
+    assert_eq!(remote.offsets(&layer.digest), [4000, 0]);
+    let files = world.files("overlay", &image.top()).await;
+    let clean = World::new().await;
+    clean.client().pull(&pull(&remote, &image.manifest, "overlay")).await.unwrap();
+    assert_eq!(files, clean.files("overlay", &image.top()).await);
+}

@@ -41,6 +41,12 @@ impl Layout {
         self.blobs(digest.algorithm()).join(digest.hex())
     }
 
+    /// Where a blob is put whose bytes are wrong.
+    pub(super) fn quarantined(&self, digest: &Digest) -> PathBuf {
+        let name = format!("{}-{}", digest.algorithm().name(), digest.hex());
+        self.root.join("quarantine").join(name)
+    }
+
     /// The directory of the ingest `reference`: the name's digest has a length that a file name can
     /// have.
     pub(super) fn ingest(&self, reference: &str) -> Directory {

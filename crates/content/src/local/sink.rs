@@ -67,6 +67,22 @@ impl Sink {
         Ok(())
     }
 
+    /// Reads up to `len` bytes from `offset`, as far as there are any.
+    pub(super) fn read(&self, offset: u64, len: usize) -> Result<Bytes> {
+        let left = usize::try_from(self.len.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let mut data = vec![0; len.min(left)];
+        let mut at = 0;
+        while at < data.len() {
+            match rustix::io::pread(&self.file, &mut data[at..], offset + at as u64) {
+                Ok(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+                Ok(read) => at += read,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(io::Error::from(error).into()),
+            }
+        }
+        Ok(data.into())
+    }
+
     /// Goes back to the length `size`.
     pub(super) fn truncate(&mut self, size: u64, algorithm: Algorithm) -> Result<()> {
         self.file.set_len(size)?;

@@ -157,6 +157,19 @@ impl Ingest for Writer {
         Ok(self.digest())
     }
 
+    async fn written(&mut self, offset: u64, len: usize) -> Result<Option<Bytes>> {
+        let mut sink = self.take().await?;
+        let chunks = self.gathered();
+        let (sink, data) = blocking(move || {
+            sink.append(&chunks)?;
+            let data = sink.read(offset, len)?;
+            Ok((sink, data))
+        })
+        .await?;
+        self.stage = Stage::Idle(sink);
+        Ok(Some(data))
+    }
+
     async fn write(&mut self, data: Bytes) -> Result<()> {
         if let Stage::Closed(_) = self.stage {
             return Err(self.closed());

@@ -14,6 +14,7 @@ pub(super) const CLAIMS: &[Claim] = list![
     many_ingests_are_open_at_once,
     a_dropped_writer_leaves_its_ingest_to_be_resumed,
     a_resumed_ingest_can_be_begun_anew,
+    what_was_written_is_read_back_where_it_can_be,
     a_writer_can_go_back,
     writes_of_any_size_add_up,
     an_aborted_ingest_is_gone,
@@ -141,6 +142,25 @@ async fn a_resumed_ingest_can_be_begun_anew(store: &dyn Store) {
     writer.truncate(0).await.expect("it goes back");
     assert_eq!(writer.status().offset, 0);
     writer.write(data.clone()).await.expect("it is written");
+    let committed = writer.commit(expecting(&data), Default::default()).await;
+    assert_eq!(committed.expect("it commits"), digest);
+}
+
+async fn what_was_written_is_read_back_where_it_can_be(store: &dyn Store) {
+    let (data, digest) = content(1 << 20);
+    let (early, late) = (data.slice(..700_000), data.slice(700_000..));
+    let mut writer = open_new(store, "cb").await;
+    writer.write(early.clone()).await.expect("it is written");
+    drop(writer);
+    let mut writer = open(store, "cb", expecting(&data)).await.expect("it opens again");
+    let before = writer.written(500_000, 1 << 20).await.expect("it answers");
+    writer.write(late.clone()).await.expect("it is written");
+    let across = writer.written(690_000, 20_000).await.expect("it answers");
+    let past = writer.written(1 << 20, 10).await.expect("it answers");
+    assert_eq!(before.is_some(), across.is_some(), "it can or it cannot");
+    assert!(before.is_none_or(|read| read == data.slice(500_000..700_000)));
+    assert!(across.is_none_or(|read| read == data.slice(690_000..710_000)));
+    assert!(past.is_none_or(|read| read.is_empty()));
     let committed = writer.commit(expecting(&data), Default::default()).await;
     assert_eq!(committed.expect("it commits"), digest);
 }

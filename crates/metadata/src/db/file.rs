@@ -37,6 +37,11 @@ impl File {
         Ok((file, connection))
     }
 
+    /// Keeps others from the database at `path`, which need not exist.
+    pub(crate) fn lock(path: &Path) -> Result<Lock> {
+        Ok(Lock { _file: lock(path)? })
+    }
+
     /// A connection that only moves the log into the database.
     pub(crate) fn log(&self) -> Result<Connection> {
         self.connect(OpenFlags::SQLITE_OPEN_READ_WRITE)
@@ -59,6 +64,13 @@ impl File {
     }
 }
 
+/// Keeps others from a database for as long as it lives.
+#[derive(Debug)]
+pub(crate) struct Lock {
+    _file: fs::File,
+}
+
+/// Locks the database at `path`, which need not exist, for as long as the file is kept.
 fn lock(path: &Path) -> Result<fs::File> {
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");
@@ -110,14 +122,12 @@ fn check(connection: &Connection) -> Result<()> {
     }
     Err(Error::new(
         Kind::DataLoss,
-        format!(
-            "metadata database is damaged ({verdict}): recover it with `sqlite3 <file> .recover`"
-        ),
+        format!("metadata database is damaged ({verdict}): `containerd rebuild` makes it anew"),
     ))
 }
 
 /// Leaves the database as one that was closed.
-pub(super) fn close(connection: &Connection) {
+pub(crate) fn close(connection: &Connection) {
     let close = || {
         set_clean(connection, true)?;
         connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)")

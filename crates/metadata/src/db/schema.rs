@@ -96,7 +96,7 @@ const MIGRATIONS: &[&str] = &["
     ) STRICT;
 ", include_str!("schema/mounts.sql")];
 
-/// Brings the database to the newest schema.
+/// Brings the database to the newest schema, all the way or not at all.
 pub(super) fn migrate(connection: &mut Connection) -> Result<()> {
     let known = MIGRATIONS.len();
     let found: usize = connection
@@ -107,16 +107,15 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<()> {
             "metadata database has schema {found}, of a later release; this one knows {known}"
         )));
     }
+    if found == known {
+        return Ok(());
+    }
+    let transaction = connection.transaction().map_err(sql)?;
     for (at, migration) in MIGRATIONS.iter().enumerate().skip(found) {
-        step(connection, migration, at + 1)
+        transaction
+            .execute_batch(migration)
             .map_err(|error| sql(error).context(format!("migrate to schema {}", at + 1)))?;
     }
-    Ok(())
-}
-
-fn step(connection: &mut Connection, migration: &str, version: usize) -> rusqlite::Result<()> {
-    let transaction = connection.transaction()?;
-    transaction.execute_batch(migration)?;
-    transaction.pragma_update(None, "user_version", version as i64)?;
-    transaction.commit()
+    transaction.pragma_update(None, "user_version", known as i64).map_err(sql)?;
+    transaction.commit().map_err(sql)
 }

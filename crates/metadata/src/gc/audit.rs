@@ -14,7 +14,11 @@ use std::{
     time::SystemTime,
 };
 
-use ::records::{State, audit::Thing};
+use ::content::blob;
+use ::records::{
+    State,
+    audit::{Look, Thing},
+};
 use ::snapshots::{Place, Usage};
 use futures_util::TryStreamExt;
 use rusqlite::Connection;
@@ -33,12 +37,15 @@ use crate::{
 };
 
 /// Looks at everything that the database and its backends have.
-pub(crate) async fn audit(db: &Db, sizes: bool) -> Result<Vec<Thing>> {
+pub(crate) async fn audit(db: &Db, look: Look) -> Result<Vec<Thing>> {
     let busy = Busy::now(db);
-    let found = Found::list(db, sizes).await?;
+    let found = Found::list(db, look.sizes).await?;
     let known = db.read(Known::read).await?;
     let mut audit = Audit { db, busy, known, things: Vec::new() };
     audit.blobs(&found).await?;
+    if look.digests {
+        audit.digests().await;
+    }
     audit.ingests(&found).await?;
     for (snapshotter, there) in &found.snapshots {
         audit.snapshots(snapshotter, there).await?;
@@ -240,6 +247,31 @@ impl Audit<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Reads the blobs that somebody knows. One that is gone meanwhile, or cannot be read, is not said
+    /// to be broken: the disk may be in trouble, and the blob may not.
+    async fn digests(&mut self) {
+        let store = &self.db.shared.backends.content;
+        let mut whole = HashMap::<String, bool>::new();
+        let there = |it: &&mut Thing| it.kind == "blob" && it.state == State::Kept;
+        for thing in self.things.iter_mut().filter(there) {
+            let Ok(digest) = thing.name.parse::<Digest>() else { continue };
+            let is_whole = match whole.get(&thing.name) {
+                Some(known) => *known,
+                None => match blob::digest_now(&**store, &digest).await {
+                    Ok(now) => now == digest,
+                    Err(error) => {
+                        tracing::warn!(%error, %digest, "blob could not be read");
+                        true
+                    }
+                },
+            };
+            whole.insert(thing.name.clone(), is_whole);
+            if !is_whole {
+                thing.state = State::Broken;
+            }
+        }
     }
 
     /// Whether nobody knows a blob, and nobody commits one that it could be.

@@ -3,16 +3,14 @@ use std::{collections::BTreeMap, time::SystemTime};
 
 use ::events::Event;
 use ::records::{Container, Record, Runtime};
-use rusqlite::{Connection, OptionalExtension, named_params};
+use rusqlite::{Connection, named_params};
 use types::{Any, Context, Error, Result, Scope};
 
-use super::{extensions::Extensions, table::Row};
+use super::{
+    extensions::{self, Extended, Extensions},
+    table::Row,
+};
 use crate::db::{Json, Outcome, Time, Tx, json};
-
-const EXTENSIONS: Extensions = Extensions { table: "extensions", owner: "container" };
-
-const SELECT: &str = "SELECT id, labels, image, runtime, options_type, options, spec_type, spec,
-    snapshotter, snapshot_key, sandbox, created_at, updated_at FROM containers WHERE namespace = ?1";
 
 const PUT: &str = "INSERT INTO containers VALUES (:namespace, :id, :labels, :image, :runtime,
     :options_type, :options, :spec_type, :spec, :snapshotter, :snapshot_key, :sandbox, :created_at,
@@ -23,23 +21,11 @@ impl Row for Container {
     const NAME_FIELD: &'static str = "id";
 
     fn one(connection: &Connection, namespace: &str, name: &str) -> Outcome<Option<Self>> {
-        let found = connection
-            .prepare_cached(&format!("{SELECT} AND id = ?2"))?
-            .query_row([namespace, name], read)
-            .optional()?;
-        let Some(mut container) = found else { return Ok(None) };
-        container.extensions = EXTENSIONS.of(connection, namespace, name)?;
-        Ok(Some(container))
+        extensions::one(connection, namespace, name)
     }
 
     fn all(connection: &Connection, namespace: &str) -> Outcome<Vec<Self>> {
-        let mut select = connection.prepare_cached(&format!("{SELECT} ORDER BY id"))?;
-        let mut all = select.query_map([namespace], read)?.collect::<Result<Vec<_>, _>>()?;
-        let mut extensions = EXTENSIONS.all(connection, namespace)?;
-        for container in &mut all {
-            container.extensions = extensions.remove(&container.id).unwrap_or_default();
-        }
-        Ok(all)
+        extensions::all(connection, namespace)
     }
 
     fn put(&self, tx: &Tx<'_>, namespace: &str) -> Outcome<()> {
@@ -54,7 +40,7 @@ impl Row for Container {
             ":sandbox": self.sandbox,
             ":created_at": Time(self.created_at), ":updated_at": Time(self.updated_at),
         })?;
-        EXTENSIONS.replace(tx, namespace, &self.id, &self.extensions)
+        Self::EXTENSIONS.replace(tx, namespace, &self.id, &self.extensions)
     }
 
     fn remove(&self, tx: &Tx<'_>, scope: &Scope) -> Outcome<()> {
@@ -93,21 +79,31 @@ impl Row for Container {
     }
 }
 
-/// A container without its extensions, which are in a table of their own.
-fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Container> {
-    Ok(Container {
-        id: row.get(0)?,
-        labels: row.get::<_, Json>(1)?.0,
-        image: row.get(2)?,
-        runtime: Runtime { name: row.get(3)?, options: any(row, 4)? },
-        spec: any(row, 6)?,
-        snapshotter: row.get(8)?,
-        snapshot_key: row.get(9)?,
-        sandbox: row.get(10)?,
-        created_at: row.get::<_, Time>(11)?.0,
-        updated_at: row.get::<_, Time>(12)?.0,
-        extensions: BTreeMap::new(),
-    })
+impl Extended for Container {
+    const EXTENSIONS: Extensions = Extensions { table: "extensions", owner: "container" };
+
+    const SELECT: &'static str = "SELECT id, labels, image, runtime, options_type, options, spec_type, spec,
+    snapshotter, snapshot_key, sandbox, created_at, updated_at FROM containers WHERE namespace = ?1";
+
+    fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            id: row.get(0)?,
+            labels: row.get::<_, Json>(1)?.0,
+            image: row.get(2)?,
+            runtime: Runtime { name: row.get(3)?, options: any(row, 4)? },
+            spec: any(row, 6)?,
+            snapshotter: row.get(8)?,
+            snapshot_key: row.get(9)?,
+            sandbox: row.get(10)?,
+            created_at: row.get::<_, Time>(11)?.0,
+            updated_at: row.get::<_, Time>(12)?.0,
+            extensions: BTreeMap::new(),
+        })
+    }
+
+    fn extensions(&mut self) -> (&str, &mut BTreeMap<String, Any>) {
+        (&self.id, &mut self.extensions)
+    }
 }
 
 /// The value in column `at` and the next, if there is one.

@@ -2,10 +2,52 @@
 //! What clients keep beside a record, in a table of its own.
 use std::collections::BTreeMap;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, OptionalExtension, Row};
 use types::{Any, Result};
 
 use crate::db::{Outcome, Tx};
+
+/// A record that has extensions.
+pub(super) trait Extended: Sized {
+    /// Where they are.
+    const EXTENSIONS: Extensions;
+
+    /// Selects all columns of the records of a namespace, and ends in a condition.
+    const SELECT: &'static str;
+
+    /// Reads a row of [`SELECT`](Self::SELECT): a record without its extensions.
+    fn read(row: &Row<'_>) -> rusqlite::Result<Self>;
+
+    /// What it is called, and the place of its extensions.
+    fn extensions(&mut self) -> (&str, &mut BTreeMap<String, Any>);
+}
+
+/// A record with its extensions.
+pub(super) fn one<T: Extended>(
+    connection: &Connection,
+    namespace: &str,
+    name: &str,
+) -> Outcome<Option<T>> {
+    let found = connection
+        .prepare_cached(&format!("{} AND id = ?2", T::SELECT))?
+        .query_row([namespace, name], T::read)
+        .optional()?;
+    let Some(mut record) = found else { return Ok(None) };
+    *record.extensions().1 = T::EXTENSIONS.of(connection, namespace, name)?;
+    Ok(Some(record))
+}
+
+/// All records of a namespace with their extensions, by name.
+pub(super) fn all<T: Extended>(connection: &Connection, namespace: &str) -> Outcome<Vec<T>> {
+    let mut select = connection.prepare_cached(&format!("{} ORDER BY id", T::SELECT))?;
+    let mut all = select.query_map([namespace], T::read)?.collect::<Result<Vec<_>, _>>()?;
+    let mut extensions = T::EXTENSIONS.all(connection, namespace)?;
+    for record in &mut all {
+        let (name, own) = record.extensions();
+        *own = extensions.remove(name).unwrap_or_default();
+    }
+    Ok(all)
+}
 
 /// The extensions of one sort of record.
 pub(super) struct Extensions {
@@ -17,7 +59,7 @@ pub(super) struct Extensions {
 
 impl Extensions {
     /// The extensions of the record called `name`.
-    pub(super) fn of(
+    fn of(
         &self,
         connection: &Connection,
         namespace: &str,
@@ -34,7 +76,7 @@ impl Extensions {
     }
 
     /// The extensions of all records of a namespace, by record.
-    pub(super) fn all(
+    fn all(
         &self,
         connection: &Connection,
         namespace: &str,

@@ -4,21 +4,15 @@
 use std::{collections::BTreeMap, time::SystemTime};
 
 use ::records::{Record, Runtime, Sandbox};
-use rusqlite::{Connection, OptionalExtension, named_params};
-use types::{Context, Error, Result, Scope};
+use rusqlite::{Connection, named_params};
+use types::{Any, Context, Error, Result, Scope};
 
 use super::{
     containers::{any, parts},
-    extensions::Extensions,
+    extensions::{self, Extended, Extensions},
     table::Row,
 };
 use crate::db::{Json, Outcome, Time, Tx, json};
-
-const EXTENSIONS: Extensions = Extensions { table: "sandbox_extensions", owner: "sandbox" };
-
-const SELECT: &str =
-    "SELECT id, labels, runtime, options_type, options, spec_type, spec, sandboxer,
-    created_at, updated_at FROM sandboxes WHERE namespace = ?1";
 
 const PUT: &str = "INSERT INTO sandboxes VALUES (:namespace, :id, :labels, :runtime, :options_type,
     :options, :spec_type, :spec, :sandboxer, :created_at, :updated_at) ON CONFLICT DO UPDATE SET
@@ -29,23 +23,11 @@ impl Row for Sandbox {
     const NAME_FIELD: &'static str = "id";
 
     fn one(connection: &Connection, namespace: &str, name: &str) -> Outcome<Option<Self>> {
-        let found = connection
-            .prepare_cached(&format!("{SELECT} AND id = ?2"))?
-            .query_row([namespace, name], read)
-            .optional()?;
-        let Some(mut sandbox) = found else { return Ok(None) };
-        sandbox.extensions = EXTENSIONS.of(connection, namespace, name)?;
-        Ok(Some(sandbox))
+        extensions::one(connection, namespace, name)
     }
 
     fn all(connection: &Connection, namespace: &str) -> Outcome<Vec<Self>> {
-        let mut select = connection.prepare_cached(&format!("{SELECT} ORDER BY id"))?;
-        let mut all = select.query_map([namespace], read)?.collect::<Result<Vec<_>, _>>()?;
-        let mut extensions = EXTENSIONS.all(connection, namespace)?;
-        for sandbox in &mut all {
-            sandbox.extensions = extensions.remove(&sandbox.id).unwrap_or_default();
-        }
-        Ok(all)
+        extensions::all(connection, namespace)
     }
 
     fn put(&self, tx: &Tx<'_>, namespace: &str) -> Outcome<()> {
@@ -57,7 +39,7 @@ impl Row for Sandbox {
             ":spec_type": spec_type, ":spec": spec, ":sandboxer": self.sandboxer,
             ":created_at": Time(self.created_at), ":updated_at": Time(self.updated_at),
         })?;
-        EXTENSIONS.replace(tx, namespace, &self.id, &self.extensions)
+        Self::EXTENSIONS.replace(tx, namespace, &self.id, &self.extensions)
     }
 
     fn remove(&self, tx: &Tx<'_>, scope: &Scope) -> Outcome<()> {
@@ -90,16 +72,27 @@ impl Row for Sandbox {
     }
 }
 
-/// A sandbox without its extensions, which are in a table of their own.
-fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Sandbox> {
-    Ok(Sandbox {
-        id: row.get(0)?,
-        labels: row.get::<_, Json>(1)?.0,
-        runtime: Runtime { name: row.get(2)?, options: any(row, 3)? },
-        spec: any(row, 5)?,
-        sandboxer: row.get(7)?,
-        created_at: row.get::<_, Time>(8)?.0,
-        updated_at: row.get::<_, Time>(9)?.0,
-        extensions: BTreeMap::new(),
-    })
+impl Extended for Sandbox {
+    const EXTENSIONS: Extensions = Extensions { table: "sandbox_extensions", owner: "sandbox" };
+
+    const SELECT: &'static str =
+        "SELECT id, labels, runtime, options_type, options, spec_type, spec, sandboxer,
+    created_at, updated_at FROM sandboxes WHERE namespace = ?1";
+
+    fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            id: row.get(0)?,
+            labels: row.get::<_, Json>(1)?.0,
+            runtime: Runtime { name: row.get(2)?, options: any(row, 3)? },
+            spec: any(row, 5)?,
+            sandboxer: row.get(7)?,
+            created_at: row.get::<_, Time>(8)?.0,
+            updated_at: row.get::<_, Time>(9)?.0,
+            extensions: BTreeMap::new(),
+        })
+    }
+
+    fn extensions(&mut self) -> (&str, &mut BTreeMap<String, Any>) {
+        (&self.id, &mut self.extensions)
+    }
 }

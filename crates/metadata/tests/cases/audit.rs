@@ -2,10 +2,15 @@
 use std::time::Duration;
 
 use ::content::{Expected, blob};
-use ::records::{State, audit::Thing};
+use ::records::{
+    State,
+    audit::{Look, Thing},
+};
 use types::{Digest, Labels, labels::GC_ROOT};
 
 use super::world::{World, image, labels, layer, put};
+
+const SIZES: Look = Look { sizes: true, digests: false };
 
 /// What is in a state, as `kind name`.
 fn in_state(things: &[Thing], state: State) -> Vec<String> {
@@ -32,7 +37,7 @@ async fn furnish(world: &World) -> [Digest; 2] {
 async fn everything_is_kept_by_what_refers_to_it() {
     let world = World::new().await;
     let [bytes, manifest] = furnish(&world).await;
-    let things = world.db.audit(true).await.unwrap();
+    let things = world.db.audit(SIZES).await.unwrap();
     let thing = |name: &str| things.iter().find(|thing| thing.name == name).unwrap();
     assert_eq!(thing(manifest.as_str()).owners, ["image i"]);
     let chain = [format!("blob {bytes}"), format!("blob {manifest}"), "image i".to_owned()];
@@ -49,7 +54,7 @@ async fn what_nothing_refers_to_is_garbage_and_what_is_a_root_is_not() {
     furnish(&world).await;
     let garbage = put(&world.at("n"), "garbage", Labels::new()).await;
     let root = put(&world.at("n"), "root", labels([(GC_ROOT, "now")])).await;
-    let things = world.db.audit(false).await.unwrap();
+    let things = world.db.audit(Look::default()).await.unwrap();
     assert_eq!(in_state(&things, State::Garbage), [format!("blob {garbage}")]);
     assert!(in_state(&things, State::Kept).contains(&format!("blob {root}")));
 }
@@ -69,7 +74,7 @@ async fn each_kind_of_orphan_is_found_and_pruned() {
     let directory = world.folder.path().join("native/snapshots/77");
     fs_err::create_dir_all(directory.join("fs")).unwrap();
 
-    let things = world.db.audit(false).await.unwrap();
+    let things = world.db.audit(Look::default()).await.unwrap();
     let mut want = vec![
         format!("blob {blob}"),
         format!("directory {}", directory.display()),
@@ -81,7 +86,7 @@ async fn each_kind_of_orphan_is_found_and_pruned() {
 
     let stats = world.db.prune().await.unwrap();
     assert_eq!(stats.failures, [""; 0]);
-    let things = world.db.audit(false).await.unwrap();
+    let things = world.db.audit(Look::default()).await.unwrap();
     assert_eq!((things.len(), in_state(&things, State::Kept).len()), (4, 4));
     assert!(!directory.exists());
 }
@@ -91,15 +96,15 @@ async fn what_is_recorded_and_not_there_is_missing() {
     let world = World::new().await;
     let [bytes, _] = furnish(&world).await;
     world.backends.content.delete(&bytes).await.unwrap();
-    let things = world.db.audit(false).await.unwrap();
+    let things = world.db.audit(Look::default()).await.unwrap();
     let directory = things.iter().find(|thing| thing.kind == "directory").unwrap();
     let path = directory.path.clone().unwrap();
     fs_err::remove_dir_all(&path).unwrap();
-    let things = world.db.audit(false).await.unwrap();
+    let things = world.db.audit(Look::default()).await.unwrap();
     let want = [format!("blob {bytes}"), format!("directory {}", path.display())];
     assert_eq!(in_state(&things, State::Missing), want);
     world.backends.snapshotters["native"].remove(&key_of(&world).await).await.unwrap();
-    let things = world.db.audit(false).await.unwrap();
+    let things = world.db.audit(Look::default()).await.unwrap();
     assert!(in_state(&things, State::Missing).contains(&"snapshot native/chain".to_owned()));
 }
 
@@ -132,7 +137,7 @@ async fn on_a_busy_store_nothing_is_taken_for_an_orphan() {
     let began = std::time::Instant::now();
     let mut audits = 0;
     while began.elapsed() < Duration::from_millis(1500) {
-        let things = world.db.audit(true).await.unwrap();
+        let things = world.db.audit(SIZES).await.unwrap();
         assert_eq!(in_state(&things, State::Orphan), [""; 0]);
         assert_eq!(in_state(&things, State::Missing), [""; 0]);
         audits += 1;

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! From what was written to an image that cannot change, by `mkfs.erofs`.
 use std::{
-    io,
     os::unix::fs::{MetadataExt, PermissionsExt},
     path::Path,
 };
@@ -18,14 +17,11 @@ const PROGRAM: &str = "mkfs.erofs";
 
 /// Whether the program is there.
 pub(super) fn check_program() -> Result<()> {
-    match Command::new(PROGRAM).arg("--help").combined_output() {
-        Ok(_usage) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let text = format!("{PROGRAM} is not installed: it is part of erofs-utils");
-            Err(Error::failed_precondition(text))
-        }
-        Err(error) => Err(error.into()),
+    if sys::program::find(PROGRAM, None).is_some() {
+        return Ok(());
     }
+    let text = format!("{PROGRAM} is not installed: it is part of erofs-utils");
+    Err(Error::failed_precondition(text))
 }
 
 /// Makes the image `made` of what the snapshot in `directory` has written, and makes it durable.

@@ -6,6 +6,7 @@ use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 use types::{Error, Result};
 
 use super::{fault::Fault, go};
+use crate::tree;
 
 const NAME: &str = "metadata.sqlite";
 
@@ -34,14 +35,23 @@ const MIGRATIONS: &[&str] = &["
     ) STRICT, WITHOUT ROWID;
 "];
 
+/// Whether `root` has a database, ours or one to take over.
+pub(super) fn exists(root: &Path) -> Result<bool> {
+    Ok(root.join(NAME).try_exists()? || root.join(GO).try_exists()?)
+}
+
 /// Opens the database in `root`, made or brought up to date, for writing and for reading.
 pub(super) fn open(root: &Path) -> Result<(Connection, Connection)> {
     let path = root.join(NAME);
     let context = |fault: Fault| Error::from(fault).context(path.display().to_string());
+    let is_new = !path.try_exists()?;
     let mut writer = connect(&path, OpenFlags::default()).map_err(context)?;
     migrate(&mut writer, &root.join(GO)).map_err(context)?;
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let reader = connect(&path, flags).map_err(context)?;
+    if is_new {
+        tree::sync_directory(root)?;
+    }
     Ok((writer, reader))
 }
 

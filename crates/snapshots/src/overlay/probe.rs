@@ -15,30 +15,6 @@ use crate::tree;
 /// `TMPFS_MAGIC`, statfs(2).
 const TMPFS: u64 = 0x0102_1994;
 
-/// What a directory offers.
-pub(crate) struct Found {
-    /// The options that every overlay is to be mounted with.
-    pub(crate) options: Vec<String>,
-    /// Whether owners can be shifted by mounting: Linux 5.19 and a filesystem that takes part.
-    pub(crate) shifts_ids: bool,
-}
-
-/// Tries overlays below `root` with the `given` options, and those that are needed here too.
-pub(crate) fn options(root: &Path, given: Vec<String>) -> Result<Found> {
-    let probe = Probe::new(root).map_err(|error| useless(root, error))?;
-    probe.check_types(root)?;
-    let mut options = given;
-    if !options.iter().any(|option| option == "userxattr") && probe.needs_user_xattr()? {
-        options.push("userxattr".to_owned());
-    }
-    if !options.iter().any(|option| option.starts_with("index=")) && knows_index() {
-        options.push("index=off".to_owned());
-    }
-    let shifts_ids = probe.shifts_ids(&options);
-    probe.mount(&options).map_err(|error| useless(root, error))?;
-    Ok(Found { options, shifts_ids })
-}
-
 fn useless(root: &Path, error: Error) -> Error {
     let root = root.display();
     let text = format!(
@@ -53,19 +29,46 @@ fn knows_index() -> bool {
 }
 
 /// A few directories to try things in. They go when this does, mounts and all.
-struct Probe {
+pub(crate) struct Probe {
+    root: PathBuf,
     path: PathBuf,
 }
 
 impl Probe {
     /// The name is fixed, so that what a crash left is found and removed.
-    fn new(root: &Path) -> Result<Self> {
-        let probe = Self { path: root.join("probe") };
-        probe.clear()?;
-        for name in ["lower1", "lower2", "upper", "work", "merged"] {
-            fs::create_dir_all(probe.path.join(name))?;
-        }
+    pub(crate) fn new(root: &Path) -> Result<Self> {
+        let probe = Self { root: root.to_owned(), path: root.join("probe") };
+        probe.make().map_err(|error| useless(root, error))?;
         Ok(probe)
+    }
+
+    fn make(&self) -> Result<()> {
+        self.clear()?;
+        for name in ["lower1", "lower2", "merged"] {
+            fs::create_dir_all(self.path.join(name))?;
+        }
+        Ok(())
+    }
+
+    /// The options that every overlay here is to be mounted with: the `given`, and those that are
+    /// needed too. `FailedPrecondition` when overlays do not work here.
+    pub(crate) fn options(&self, given: Vec<String>) -> Result<Vec<String>> {
+        self.check_types()?;
+        let mut options = given;
+        if !options.iter().any(|option| option == "userxattr") && self.needs_user_xattr()? {
+            options.push("userxattr".to_owned());
+        }
+        if !options.iter().any(|option| option.starts_with("index=")) && knows_index() {
+            options.push("index=off".to_owned());
+        }
+        self.mount(&options).map_err(|error| useless(&self.root, error))?;
+        Ok(options)
+    }
+
+    /// Whether owners can be shifted by mounting: Linux 5.19 and a filesystem that takes part.
+    pub(crate) fn shifts_ids(&self, options: &[String]) -> bool {
+        let shift = ["uidmap=0:65534:1".to_owned(), "gidmap=0:65534:1".to_owned()];
+        self.mount(&[&shift, options].concat()).is_ok()
     }
 
     fn clear(&self) -> Result<()> {
@@ -74,13 +77,13 @@ impl Probe {
     }
 
     /// Without types in its directories, a filesystem cannot hold whiteouts.
-    fn check_types(&self, root: &Path) -> Result<()> {
+    fn check_types(&self) -> Result<()> {
         if tree::entry_type(&self.path)? != Some(FileType::Unknown) {
             return Ok(());
         }
         Err(Error::failed_precondition(format!(
             "{} does not support d_type. If the backing filesystem is xfs, please reformat with ftype=1 to enable d_type support",
-            root.display()
+            self.root.display()
         )))
     }
 
@@ -95,14 +98,19 @@ impl Probe {
         Ok(filesystem.f_type as u64 != TMPFS && self.mount(&option).is_ok())
     }
 
-    fn shifts_ids(&self, options: &[String]) -> bool {
-        let shift = ["uidmap=0:65534:1".to_owned(), "gidmap=0:65534:1".to_owned()];
-        // An overlay that was `volatile` once is not mounted a second time.
-        let others = options.iter().filter(|option| *option != "volatile").cloned();
-        self.mount(&shift.into_iter().chain(others).collect::<Vec<_>>()).is_ok()
+    /// Unmounting an overlay syncs all of the filesystem that it writes to, which takes seconds where
+    /// others write much, unless it is volatile: Linux 5.10 and newer know that.
+    fn mount(&self, options: &[String]) -> Result<()> {
+        let volatile = [options, &["volatile".to_owned()]].concat();
+        self.mount_anew(&volatile).or_else(|_unknown| self.mount_anew(options))
     }
 
-    fn mount(&self, options: &[String]) -> Result<()> {
+    /// What was volatile once is not mounted a second time, so there is a new upper layer each time.
+    fn mount_anew(&self, options: &[String]) -> Result<()> {
+        for name in ["upper", "work"] {
+            tree::remove(&self.path.join(name))?;
+            fs::create_dir(self.path.join(name))?;
+        }
         let path = |name: &str| self.path.join(name).to_string_lossy().into_owned();
         let lower = [path("lower2"), path("lower1")];
         let mut overlay = Mount::overlay(&lower, Some((&path("upper"), &path("work"))), []);

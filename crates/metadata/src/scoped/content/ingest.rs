@@ -159,6 +159,14 @@ impl Ingest for Writing {
         }
     }
 
+    /// What was promised is a blob, and can be read as such.
+    async fn written(&mut self, offset: u64, len: usize) -> Result<Option<Bytes>> {
+        match &mut self.state {
+            State::Open(ingest) => ingest.written(offset, len).await,
+            _ => Ok(None),
+        }
+    }
+
     async fn write(&mut self, data: Bytes) -> Result<()> {
         if data.is_empty() {
             return Ok(());
