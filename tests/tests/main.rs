@@ -24,6 +24,7 @@ mod keeping;
 mod leases;
 
 mod namespaces;
+mod newer;
 mod observing;
 mod powercuts;
 mod refusals;
