@@ -16,6 +16,7 @@ mod docker;
 mod events;
 mod execution;
 mod faults;
+mod grants;
 mod hardship;
 mod hostile;
 mod hosts;
