@@ -108,7 +108,7 @@ async fn snapshots_that_are_images_are_kept_as_the_suite_says() {
     let Some(disk) = Disk::over("ext4", &file) else { return };
     fs_err::remove_dir(disk.path().join("lost+found")).unwrap();
     drop(disk);
-    let options = BlockfileOptions { scratchfile_of: Some(file), ..BlockfileOptions::default() };
+    let options = BlockfileOptions { scratch_file: Some(file), ..BlockfileOptions::default() };
     let manner = Manner { images: true, without: LONG, ..Manner::default() };
     hold(folder.path(), manner, |root| Blockfile::open(root, options.clone())).await;
 }
