@@ -93,12 +93,30 @@ impl Registry {
         Ok(format!("{}/{name_and_tag}", self.address))
     }
 
+    /// Stores blobs, and then manifests under their tags or digests.
+    pub fn push_parts(&self, name: &str, blobs: &[Blob], manifests: &[(&str, &Blob)]) -> Outcome {
+        blobs.iter().try_for_each(|blob| self.push_blob(name, blob))?;
+        let mut manifests = manifests.iter();
+        manifests.try_for_each(|(reference, it)| self.push_manifest(name, reference, it))
+    }
+
     /// Fetches a manifest as it was stored.
     pub fn manifest(&self, name: &str, reference: &str) -> Outcome<Vec<u8>> {
+        self.manifest_of(name, reference, OCI)
+    }
+
+    /// Fetches a document of a media type as it was stored.
+    pub fn manifest_of(&self, name: &str, reference: &str, kind: &str) -> Outcome<Vec<u8>> {
         let target = format!("/v2/{name}/manifests/{reference}");
         // Without an Accept header the registry hides what a client of old would not know.
-        let answer = ask(self.address, "GET", &target, &[("Accept", OCI)], b"")?;
+        let answer = ask(self.address, "GET", &target, &[("Accept", kind)], b"")?;
         Ok(expect(answer, 200)?.body)
+    }
+
+    /// Removes a manifest, and with it the tags that it has.
+    pub fn delete_manifest(&self, name: &str, digest: &str) -> Outcome {
+        let target = format!("/v2/{name}/manifests/{digest}");
+        expect(ask(self.address, "DELETE", &target, &[], b"")?, 202).map(drop)
     }
 
     /// Two calls: the first opens an upload, the second ends it with all of the bytes

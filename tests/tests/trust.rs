@@ -17,6 +17,7 @@ only_ours!(
     an_unsigned_image_is_refused_whoever_pulls_it,
     another_name_is_no_way_around,
     an_archive_is_no_way_around,
+    a_signature_in_the_archive_vouches_for_its_image,
     the_content_of_another_namespace_brings_no_signature,
     a_manifest_is_not_signed_by_the_signature_of_its_index,
     a_part_that_is_missing_vouches_for_nothing,
@@ -173,6 +174,40 @@ fn an_archive_is_no_way_around(world: &mut World) -> Outcome {
     let index = format!("{host}/signed/index:1");
     refused(world, &["images", "import", "--index-name", &index, "a.tar"])?;
     ensure!(images(world)?.is_empty(), "an image was kept");
+    Ok(())
+}
+
+/// The image and its signature travel together in one layout, as `cosign save` and `skopeo` write them.
+fn a_signature_in_the_archive_vouches_for_its_image(world: &mut World) -> Outcome {
+    begin(world)?;
+    let packed = small(7)?;
+    let image = push(world, &packed, "signed/small:1")?;
+    pull(world, &image)?;
+    sign(world, &image, &["--push"])?;
+    world.ctr.ok(["images", "rm", "--sync", &image])?;
+    let repository = image.trim_end_matches(":1");
+    let tag = format!("{}.sig", packed.root.digest.replacen(':', "-", 1));
+    // Named in full: the policy goes by the name.
+    for (source, name) in
+        [(image.clone(), image.clone()), (format!("{repository}:{tag}"), tag.clone())]
+    {
+        let mut skopeo = std::process::Command::new(e2e::parts::tool("skopeo")?);
+        skopeo.args(["--insecure-policy", "copy", "--quiet", "--src-tls-verify=false"]);
+        skopeo.arg(format!("docker://{source}")).arg(format!("oci:layout:{name}"));
+        run(skopeo.current_dir(world.daemon.home()), PATIENCE)?.ok()?;
+    }
+    let mut tar = std::process::Command::new("tar");
+    tar.args(["-cf", "signed.tar", "-C", "layout", "."]).current_dir(world.daemon.home());
+    run(&mut tar, PATIENCE)?.ok()?;
+    // Nobody can be asked any more: what the archive has is all there is.
+    enforce(world)?;
+    let signature = world.registry()?.manifest("signed/small", &tag)?;
+    world.registry()?.delete_manifest("signed/small", &e2e::digest(&signature))?;
+    world.ctr.ok(["images", "import", "signed.tar"])?;
+    ensure!(images(world)?.contains(&image), "{:?}", images(world)?);
+    store::collect(world)?;
+    let said = world.ctr.ok(["images", "verify", "--key", "key.pub", &image])?;
+    ensure!(said.contains("yes"), "{said}");
     Ok(())
 }
 

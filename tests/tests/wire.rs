@@ -40,8 +40,13 @@ pub(crate) struct Wire {
 impl Wire {
     /// Connects to `containerd.services.<service>`.
     pub(crate) fn connect(world: &World, service: &'static str) -> Outcome<Self> {
-        let runtime = Builder::new_current_thread().enable_all().build()?;
         let endpoint = Endpoint::from_shared(format!("unix:{}", world.daemon.address().display()))?;
+        Self::over(world, service, endpoint)
+    }
+
+    /// The same by another way than the daemon's socket.
+    pub(crate) fn over(world: &World, service: &'static str, endpoint: Endpoint) -> Outcome<Self> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
         let channel = runtime.block_on(endpoint.timeout(Duration::from_secs(30)).connect())?;
         let namespace = world.ctr.namespace().to_owned();
         Ok(Self { service, runtime, channel, namespace, wrong: RefCell::default() })

@@ -190,7 +190,7 @@ impl Daemon {
         let scratch = if config.temp.as_os_str().is_empty() { &config.state } else { &config.temp };
         let scratch = scratch.join(format!("{}.walking", kinds::DIFFER));
         empty_directory(&scratch)?;
-        let differs = Arc::new(Differs::read(config, processors(config), scratch)?);
+        let differs = Arc::new(Differs::read(config, &proxies, processors(config), scratch)?);
         let remote = proxies.sandboxers.clone();
         let sandboxers = Sandboxers::open(config, &db, &exchange, &shims, remote)?;
         let flights = Flights::default();
@@ -423,9 +423,6 @@ impl Parts {
 
     /// Layers over the content that a scope may see.
     pub(crate) fn differ(&self, scoped: &Scoped) -> Arc<dyn Differ> {
-        if let Some(differ) = self.proxies.differ(scoped.namespace()) {
-            return differ;
-        }
         self.differs.of(scoped)
     }
 }

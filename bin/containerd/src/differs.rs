@@ -7,25 +7,27 @@ use metadata::Scoped;
 use serde::Deserialize;
 use types::Result;
 
-use crate::{Config, plugins::kinds};
+use crate::{Config, plugins::kinds, proxies::Proxies};
 
 /// The differs of a daemon.
-#[derive(Debug)]
 pub(crate) struct Differs {
     order: Vec<Name>,
     sync_fs: bool,
     mkfs_options: Vec<String>,
     max_layer_size: u64,
     processors: Vec<Processor>,
+    proxies: Arc<Proxies>,
     /// Where layers are mounted that cannot be written in place.
     scratch: PathBuf,
 }
 
 /// A differ by the name of its plugin.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Name {
     Walking,
     Erofs,
+    /// One in another process, by the name of its proxy.
+    Proxy(String),
 }
 
 /// `[plugins."io.containerd.service.v1.diff-service"]` (containerd `plugins/services/diff`).
@@ -63,6 +65,7 @@ impl Differs {
     /// Reads what the config says. A differ that does not exist is left out, and said so.
     pub(crate) fn read(
         config: &Config,
+        proxies: &Arc<Proxies>,
         processors: Vec<Processor>,
         scratch: PathBuf,
     ) -> Result<Self> {
@@ -72,7 +75,8 @@ impl Differs {
         let is_enabled = |name: &str| !config.is_disabled(&format!("{}.{name}", kinds::DIFFER));
         let names = service.default.iter().map(String::as_str).filter(|name| is_enabled(name));
         Ok(Self {
-            order: names.filter_map(Name::parse).collect(),
+            order: names.filter_map(|name| Name::parse(name, proxies)).collect(),
+            proxies: Arc::clone(proxies),
             sync_fs: service.sync_fs,
             mkfs_options: erofs.mkfs_options,
             max_layer_size: walking.max_layer_size,
@@ -83,8 +87,8 @@ impl Differs {
 
     /// The differs over the content that a scope may see.
     pub(crate) fn of(&self, scoped: &Scoped) -> Arc<dyn Differ> {
-        let one = |name: &Name| -> Arc<dyn Differ> {
-            match name {
+        let one = |name: &Name| -> Option<Arc<dyn Differ>> {
+            Some(match name {
                 Name::Walking => Arc::new(
                     Walking::new(scoped.content(), self.scratch.clone())
                         .with_processors(self.processors.clone())
@@ -92,15 +96,17 @@ impl Differs {
                         .with_mounts(scoped.mounts()),
                 ),
                 Name::Erofs => Arc::new(Erofs::new(scoped.content(), self.mkfs_options.clone())),
-            }
+                Name::Proxy(name) => return self.proxies.differ(name, scoped.namespace()),
+            })
         };
-        Arc::new(Ordered::new(self.order.iter().map(one).collect(), self.sync_fs))
+        Arc::new(Ordered::new(self.order.iter().filter_map(one).collect(), self.sync_fs))
     }
 }
 
 impl Name {
-    fn parse(name: &str) -> Option<Self> {
+    fn parse(name: &str, proxies: &Proxies) -> Option<Self> {
         match name {
+            proxy if proxies.has_differ(proxy) => Some(Self::Proxy(proxy.to_owned())),
             "walking" => Some(Self::Walking),
             "erofs" => Some(Self::Erofs),
             // Go has the short cut through an overlay's upper directory apart; here walking takes it.
@@ -120,7 +126,8 @@ mod tests {
     fn read(text: &str) -> Differs {
         let (config, warnings) = Config::parse(&format!("version = 3\n{text}")).unwrap();
         assert_eq!(warnings, []);
-        Differs::read(&config, Vec::new(), "/tmp".into()).unwrap()
+        let proxies = Arc::new(Proxies::open(&config).unwrap());
+        Differs::read(&config, &proxies, Vec::new(), "/tmp".into()).unwrap()
     }
 
     #[test]
@@ -131,6 +138,16 @@ mod tests {
              default = ['erofs', 'overlay', 'bogus', 'walking']\nsync_fs = true",
         );
         assert_eq!((differs.order, differs.sync_fs), (vec![Name::Erofs, Name::Walking], true));
+    }
+
+    #[tokio::test]
+    async fn one_in_another_process_is_asked_in_its_turn() {
+        let differs = read(
+            "[proxy_plugins.far]\ntype = 'diff'\naddress = '/nowhere/diff.sock'\n\
+             [plugins.'io.containerd.service.v1.diff-service']\n\
+             default = ['erofs', 'far', 'walking']",
+        );
+        assert_eq!(differs.order, [Name::Erofs, Name::Proxy("far".into()), Name::Walking]);
     }
 
     #[test]

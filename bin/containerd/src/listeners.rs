@@ -4,13 +4,18 @@ use std::{
     io,
     os::unix::fs::{FileTypeExt, PermissionsExt, chown},
     path::Path,
+    time::Duration,
 };
 
 use fs_err as fs;
 use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tonic::transport::{Certificate, Identity, ServerTlsConfig};
 use types::{Context, Error, Result};
 
 use crate::config::{Socket, Tcp};
+
+/// How long a client may take until both sides agree on a cipher.
+const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// Listens at `address` for its owner and group only. A socket that a dead daemon left there is
 /// replaced.
@@ -31,17 +36,40 @@ pub(crate) async fn listen(address: &str, socket: &Socket) -> Result<UnixListene
     Ok(listener)
 }
 
-/// Listens at a port, for whoever can reach it: nothing is encrypted.
+/// Listens at a port: with a certificate over TLS, and without for whoever can reach it, in the clear.
+/// With authorities only those are let in who show a certificate of one of them (containerd
+/// `plugins/server/grpc`, `cmd/containerd/server/server.go`).
 ///
-/// Errors: `Unimplemented` if it shall be.
-pub(crate) async fn listen_tcp(tcp: &Tcp) -> Result<TcpListener> {
+/// Errors: `InvalidArgument` for files that do not fit; `Unimplemented` for a certificate that is
+/// looked up by its name, which Go does on Windows only.
+pub(crate) async fn listen_tcp(tcp: &Tcp) -> Result<(TcpListener, Option<ServerTlsConfig>)> {
     let Tcp { address, ca, cert, key, common_name } = tcp;
-    let is_plain = [ca, cert, key].iter().all(|path| path.as_os_str().is_empty());
-    if !is_plain || !common_name.is_empty() {
-        return Err(Error::unimplemented("gRPC over TCP with TLS"));
+    let is_given = |path: &Path| !path.as_os_str().is_empty();
+    let tls = if is_given(cert) {
+        Some(tls(tcp)?)
+    } else if !common_name.is_empty() {
+        return Err(Error::unimplemented("a certificate by its name, tcp_tls_common_name"));
+    } else if is_given(key) || is_given(ca) {
+        // What was to be encrypted is not served in the clear.
+        return Err(Error::invalid("gRPC over TCP with TLS needs tcp_tls_cert"));
+    } else {
+        tracing::warn!(address, "gRPC is served over TCP without encryption");
+        None
+    };
+    let listener = TcpListener::bind(address).await.context(|| format!("listen on {address}"))?;
+    Ok((listener, tls))
+}
+
+fn tls(tcp: &Tcp) -> Result<ServerTlsConfig> {
+    let read = |path: &Path, what: &str| {
+        fs::read(path).context(|| format!("failed to load {what} {}", path.display()))
+    };
+    let (cert, key) = (read(&tcp.cert, "certificate")?, read(&tcp.key, "key")?);
+    let tls = ServerTlsConfig::new().identity(Identity::from_pem(cert, key)).timeout(HANDSHAKE);
+    if tcp.ca.as_os_str().is_empty() {
+        return Ok(tls);
     }
-    tracing::warn!(address, "gRPC is served over TCP without encryption");
-    TcpListener::bind(address).await.context(|| format!("listen on {address}"))
+    Ok(tls.client_ca_root(Certificate::from_pem(read(&tcp.ca, "CA file")?)))
 }
 
 fn remove_stale(path: &Path) -> Result<()> {
@@ -80,8 +108,14 @@ mod tests {
     async fn what_shall_be_encrypted_is_not_served_in_the_clear() {
         let plain = Tcp { address: "127.0.0.1:0".into(), ..Tcp::default() };
         listen_tcp(&plain).await.unwrap();
-        let encrypted = Tcp { cert: "/cert".into(), ..plain };
-        let error = listen_tcp(&encrypted).await.unwrap_err();
+        let half = Tcp { key: "/key".into(), ..plain.clone() };
+        let error = listen_tcp(&half).await.unwrap_err();
+        assert_eq!(error.kind(), types::Kind::InvalidArgument);
+        let missing = Tcp { cert: "/nowhere/cert".into(), key: "/nowhere/key".into(), ..half };
+        let error = listen_tcp(&missing).await.unwrap_err();
+        assert!(error.to_string().contains("/nowhere/cert"), "{error}");
+        let named = Tcp { common_name: "containerd".into(), ..plain };
+        let error = listen_tcp(&named).await.unwrap_err();
         assert_eq!(error.kind(), types::Kind::Unimplemented);
     }
 

@@ -3,21 +3,22 @@
 //! `LoadPlugins`).
 //!
 //! Nothing is dialled before it is used, so a daemon starts whether its proxies do or not.
+mod namespaced;
+
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use content::Store;
 use diff::Differ;
 use runtime::sandbox::Controller;
-use serde::Deserialize;
 use services::introspection::Plugin;
 use snapshots::{Capability, Snapshotter};
 use tonic::transport::Channel;
 use types::{Error, Platform, Result, Scope};
 
+use self::namespaced::Namespaced;
 use crate::{Config, config::Proxy, plugins::kinds, sandboxes::Remote};
 
-/// The namespace in the headers of calls to backends, whose keys are in no namespace. Go's passes
-/// on that of the request, which no proxy looks at: keys begin with it.
+/// The namespace in the headers of calls to a content store, whose blobs are in none.
 const BACKEND: &str = "default";
 
 /// The parts of a daemon that are elsewhere.
@@ -27,21 +28,8 @@ pub(crate) struct Proxies {
     pub(crate) snapshotters: BTreeMap<String, Arc<dyn Snapshotter>>,
     pub(crate) sandboxers: BTreeMap<String, Remote>,
     pub(crate) plugins: Vec<Plugin>,
-    /// The differ that comes first in the order of the config, if it is elsewhere.
-    differ: Option<Channel>,
-}
-
-/// The section of the differs' order (containerd `plugins/services/diff/local.go`).
-#[derive(Deserialize)]
-#[serde(default)]
-struct Order {
-    default: Vec<String>,
-}
-
-impl Default for Order {
-    fn default() -> Self {
-        Self { default: vec!["walking".into()] }
-    }
+    /// Differs by their names.
+    differs: BTreeMap<String, Channel>,
 }
 
 impl Proxies {
@@ -49,38 +37,35 @@ impl Proxies {
     ///
     /// Errors: `InvalidArgument` for a proxy that makes no sense.
     pub(crate) fn open(config: &Config) -> Result<Self> {
-        let order: Order = config.section(&format!("{}.diff-service", kinds::SERVICE))?;
         let mut all = Self::default();
         for (name, proxy) in &config.proxies {
-            let added = all.add(name, proxy, order.default.first());
+            let added = all.add(name, proxy);
             added.map_err(|error| error.context(format!("proxy plugin {name}")))?;
         }
         Ok(all)
     }
 
-    fn add(&mut self, name: &str, proxy: &Proxy, first_differ: Option<&String>) -> Result<()> {
+    fn add(&mut self, name: &str, proxy: &Proxy) -> Result<()> {
         let address = proxy.address.strip_prefix("unix://").unwrap_or(&proxy.address);
         let channel = services::dial_lazily(Path::new(address))?;
-        let peer = || services::peer(channel.clone(), &Scope::new(BACKEND)?);
         let kind = match proxy.kind.as_str() {
             "snapshot" | "snapshots" => {
                 let capabilities = capabilities(name, &proxy.capabilities);
-                let snapshotter = services::snapshots::connect(peer()?, name, capabilities);
-                self.snapshotters.insert(name.to_owned(), snapshotter);
+                let snapshotter = Namespaced::new(channel, name, capabilities)?;
+                self.snapshotters.insert(name.to_owned(), Arc::new(snapshotter));
                 kinds::SNAPSHOTTER
             }
             "content" => {
-                self.content = Some(services::content::connect(peer()?));
+                let peer = services::peer(channel, &Scope::new(BACKEND)?)?;
+                self.content = Some(services::content::connect(peer));
                 kinds::CONTENT
             }
             "diff" => {
-                if first_differ.is_some_and(|first| first == name) {
-                    self.differ = Some(channel.clone());
-                }
+                self.differs.insert(name.to_owned(), channel);
                 kinds::DIFFER
             }
             "sandbox" => {
-                let (channel, sandboxer) = (channel.clone(), name.to_owned());
+                let sandboxer = name.to_owned();
                 let connect = move |scope: &Scope| -> Result<Arc<dyn Controller>> {
                     let peer = services::peer(channel.clone(), scope)?;
                     Ok(services::sandboxers::connect(peer, &*sandboxer))
@@ -94,10 +79,16 @@ impl Proxies {
         Ok(())
     }
 
-    /// The differ on behalf of a namespace, if it is elsewhere.
-    pub(crate) fn differ(&self, namespace: &str) -> Option<Arc<dyn Differ>> {
+    /// Whether a differ of this name is elsewhere.
+    pub(crate) fn has_differ(&self, name: &str) -> bool {
+        self.differs.contains_key(name)
+    }
+
+    /// The differ of this name on behalf of a namespace, if it is elsewhere.
+    pub(crate) fn differ(&self, name: &str, namespace: &str) -> Option<Arc<dyn Differ>> {
         let scope = Scope::new(namespace).ok()?;
-        Some(services::diff::connect(services::peer(self.differ.clone()?, &scope).ok()?))
+        let channel = self.differs.get(name)?.clone();
+        Some(services::diff::connect(services::peer(channel, &scope).ok()?))
     }
 }
 
@@ -159,7 +150,8 @@ mod tests {
         .unwrap();
         let all = Proxies::open(&config).unwrap();
         assert!(all.snapshotters.contains_key("stargz") && all.sandboxers.contains_key("kuasar"));
-        assert!(all.differ("default").is_some() && all.content.is_none());
+        assert!(all.differ("far", "k8s.io").is_some() && all.has_differ("far"));
+        assert!(all.differ("walking", "k8s.io").is_none() && all.content.is_none());
         let stargz = all.plugins.iter().find(|plugin| plugin.id == "stargz").unwrap();
         assert_eq!(stargz.kind, "io.containerd.snapshotter.v1");
         assert_eq!(stargz.exports["root"], "/var/lib/stargz");

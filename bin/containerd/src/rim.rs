@@ -23,7 +23,7 @@ use tonic::{
     body::Body,
     codegen::{Service, http},
     service::Routes,
-    transport::Server,
+    transport::{Server, ServerTlsConfig},
 };
 use tower::layer::layer_fn;
 use types::{Error, Kind, Result, Scope};
@@ -158,14 +158,18 @@ impl Rim {
         served.await.map_err(broken)
     }
 
-    /// The same over TCP.
+    /// The same over TCP, encrypted if there is anything to encrypt with.
     pub(crate) async fn serve_tcp(
         self,
-        listener: TcpListener,
+        (listener, tls): (TcpListener, Option<ServerTlsConfig>),
         end: impl Future<Output = ()> + Send + 'static,
     ) -> Result<()> {
         let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
-        let mut server = Server::builder().layer(layer_fn(Named));
+        let mut server = Server::builder();
+        if let Some(tls) = tls {
+            server = server.tls_config(tls).map_err(broken)?;
+        }
+        let mut server = server.layer(layer_fn(Named));
         let served = server.add_routes(self.routes()).serve_with_incoming_shutdown(incoming, end);
         served.await.map_err(broken)
     }

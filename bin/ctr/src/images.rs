@@ -12,6 +12,7 @@ mod mount;
 mod package;
 mod pull;
 mod push;
+mod referrers;
 mod sign;
 mod usage;
 mod verify;
@@ -53,6 +54,8 @@ pub(crate) enum Command {
     Pull(Box<pull::Pull>),
     /// Send an image to a registry
     Push(Box<push::Push>),
+    /// List what refers to an image and is kept beside it
+    Referrers(referrers::Referrers),
     /// Tell where an image would be fetched from, and what each host says to that
     Hosts(Box<hosts::Ask>),
     /// Make a pair of keys to sign images with
@@ -124,6 +127,7 @@ impl Command {
             Self::Package(package) => package.run(connection).await,
             Self::Pull(pull) => pull.run(connection).await,
             Self::Push(push) => push.run(connection).await,
+            Self::Referrers(referrers) => referrers.run(connection).await,
             Self::Hosts(ask) => ask.run().await,
             Self::GenerateKey(generate) => generate.run().await,
             Self::Sign(sign) => sign.run(connection).await,

@@ -15,7 +15,7 @@ use std::{
 
 use async_trait::async_trait;
 use images::{
-    Document, Layer, Layers, Rootfs,
+    Document, Layer, Layers, Rootfs, Selection,
     archive::{self, Bytestream, NameRule, names},
     choose, read_config, ref_key,
 };
@@ -37,6 +37,9 @@ pub struct Import {
     pub platforms: Vec<Platform>,
     /// Where to unpack to.
     pub unpack: Vec<Unpack>,
+    /// How many manifests of an index are kept at most, the preferred ones; 0 is no limit. The index
+    /// of the archive counts as one, as in containerd (`core/transfer/local/import.go`).
+    pub manifest_limit: usize,
     /// Whether layers may go once they are unpacked.
     pub discard_layers: bool,
     /// Whether manifests that the archive names but does not have are passed over.
@@ -67,10 +70,15 @@ impl Client {
         let store = &*self.content;
         let how = archive::Import { compress: import.compress };
         let index = archive::import(store, source, how).await?;
-        let Some(Document::Index(listed)) = images::read(store, &index).await? else {
+        let Some(Document::Index(mut listed)) = images::read(store, &index).await? else {
             return Err(Error::invalid(format!("{} is no index", index.digest)));
         };
-        self.keep_parts(&index, import).await?;
+        let kept = self.keep_parts(&index, import).await?;
+        self.keep_referrers(&listed.manifests).await?;
+        if import.manifest_limit > 0 {
+            // An image of which nothing is kept would be a name for nothing.
+            listed.manifests.retain(|image| kept.contains(&image.digest));
+        }
         for unpack in &import.unpack {
             for image in &listed.manifests {
                 self.unpack_imported(image, unpack, import).await?;
@@ -85,7 +93,12 @@ impl Client {
     }
 
     /// Labels what has parts with them, so that they are kept. Of what is not wanted, nothing is.
-    async fn keep_parts(&self, index: &Descriptor, import: &Import) -> Result<()> {
+    /// Answers with all that is.
+    async fn keep_parts(
+        &self,
+        index: &Descriptor,
+        import: &Import,
+    ) -> Result<HashSet<types::Digest>> {
         let store = &*self.content;
         let wanted: Vec<_> = import.platforms.iter().map(Matcher::only).collect();
         let is_wanted = |platform: &Platform| wanted.iter().any(|it| it.matches(platform));
@@ -104,6 +117,10 @@ impl Client {
             let depth = depths.get(&parent.digest).map_or(1, |depth| depth + 1);
             if media_types::is_index(&parent.media_type) {
                 children.retain(fits);
+                if import.manifest_limit > 0 {
+                    let all = Selection { wanted: children, others: Vec::new() };
+                    children = all.limited(&import.platforms, import.manifest_limit).wanted;
+                }
                 if depth > MAX_DEPTH {
                     let what = format!("index {} is nested too deep", parent.digest);
                     return Err(Error::invalid(what));
@@ -116,12 +133,35 @@ impl Client {
             Ok(children)
         })
         .await?;
+        let mut kept = HashSet::new();
         for (parent, mut children) in parts {
             let is_discarded =
                 |it: &Descriptor| import.discard_layers && media_types::is_layer(&it.media_type);
             children.retain(|child| !absent.contains(&child.digest) && !is_discarded(child));
             let keeps = images::labels::of_children(&children);
             images::labels::set(store, &parent, keeps).await?;
+            kept.extend(children.into_iter().map(|child| child.digest));
+        }
+        Ok(kept)
+    }
+
+    /// Keeps what is about an image beside it, as signatures are: before the image gets a name, because
+    /// a policy may want to see them.
+    async fn keep_referrers(&self, listed: &[Descriptor]) -> Result<()> {
+        let store = &*self.content;
+        for entry in listed {
+            let about = match images::Referrer::read(store, &entry.digest).await {
+                Err(error) if error.is_not_found() => continue,
+                read => read?.and_then(|referrer| referrer.subject),
+            };
+            let Some(subject) = about.or_else(|| images::subject_by_name(entry, listed)) else {
+                continue;
+            };
+            match images::refer(store, &subject, &entry.digest).await {
+                // What it is about may be elsewhere.
+                Err(error) if error.is_not_found() => {}
+                kept => kept?,
+            }
         }
         Ok(())
     }

@@ -12,6 +12,7 @@ mod arrivals;
 mod blob;
 mod document;
 mod image;
+mod referrers;
 
 use std::{
     collections::HashSet,

@@ -11,6 +11,7 @@ mod cases {
     mod platforms;
     mod pulling;
     mod pushing;
+    mod referring;
     mod remote;
     mod running;
     mod shim;

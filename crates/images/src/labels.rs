@@ -6,6 +6,7 @@
 //! | a manifest | `containerd.io/gc.ref.content.config` | its config |
 //! | a manifest | `containerd.io/gc.ref.content.l.<n>` | its layers |
 //! | an index | `containerd.io/gc.ref.content.m.<n>` | its manifests |
+//! | either | `containerd.io/gc.ref.content.referrer.sha256.<12 digits>` | what refers to it |
 //! | a config | `containerd.io/gc.ref.snapshot.<snapshotter>` | its topmost snapshot |
 //! | a layer | `containerd.io/uncompressed` | its diff ID |
 //! | any blob | `containerd.io/distribution.source.<host>` | repositories that have it |
@@ -54,6 +55,21 @@ fn prefix(child: &Descriptor) -> &'static str {
         it if media_types::is_layer(it) => "containerd.io/gc.ref.content.l.",
         _ => "containerd.io/gc.ref.content.",
     }
+}
+
+/// The beginning of labels that refer to referrers.
+const REFERRER: &str = "containerd.io/gc.ref.content.referrer.";
+
+/// The label by which a manifest or an index keeps what refers to it.
+pub fn of_referrer(referrer: &Digest) -> Labels {
+    let key = format!("{REFERRER}{}.{}", referrer.algorithm().name(), &referrer.hex()[..12]);
+    Labels::from([(key, referrer.to_string())])
+}
+
+/// What `labels` say refers to their blob.
+pub fn referrers(labels: &Labels) -> impl Iterator<Item = Digest> {
+    let found = labels.iter().filter(|(key, _)| key.starts_with(REFERRER));
+    found.filter_map(|(_, digest)| digest.parse().ok())
 }
 
 /// The label by which a config keeps the snapshot `top`, and so all beneath it.

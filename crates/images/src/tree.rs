@@ -2,7 +2,7 @@
 use std::collections::HashSet;
 
 use content::{Store, blob};
-use types::{Context, Descriptor, Result, media_types};
+use types::{Context, Descriptor, Error, Kind, Result, media_types};
 
 use crate::document::{Document, MAX_SIZE};
 
@@ -31,11 +31,17 @@ pub async fn children(
     Ok(document.map(|document| document.children()).unwrap_or_default())
 }
 
+/// How many parts an image may have, all platforms together. A hundred platforms with the hundred and
+/// twenty-seven layers that Docker allows are a quarter of it.
+const MAX_PARTS: usize = 1 << 16;
+
 /// Everything that can be reached from `root`, itself included, parents before their children.
 ///
 /// `follow` is shown each descriptor and the outcome of reading its children, and says which of them
 /// to go on to. What is referred to twice is visited once, so that an index which lists itself many
 /// times over costs no more than one that does not.
+///
+/// Errors: those of `follow`; `ResourceExhausted` for more parts than any image has.
 pub async fn walk(
     store: &(impl Store + ?Sized),
     root: Descriptor,
@@ -50,6 +56,10 @@ pub async fn walk(
         let found = children(store, &next).await;
         ahead.extend(follow(&next, found)?.into_iter().rev());
         visited.push(next);
+        if visited.len() + ahead.len() > MAX_PARTS {
+            let what = format!("more than {MAX_PARTS} parts");
+            return Err(Error::new(Kind::ResourceExhausted, what));
+        }
     }
     Ok(visited)
 }

@@ -3,6 +3,7 @@
 mod body;
 mod dial;
 mod proxy;
+mod socks;
 mod tls;
 mod url;
 

@@ -17,9 +17,13 @@ use crate::{
 };
 
 fn through(scheme: Scheme, host: &str, variable: &str, proxy: &str) -> Registry {
+    by(scheme, host, variable, &format!("http://u:p@{proxy}"))
+}
+
+fn by(scheme: Scheme, host: &str, variable: &str, proxy: &str) -> Registry {
     let tls = Tls { skip_verify: true, ..Tls::default() };
     let host = Host { tls, ..Host::new(scheme, host) };
-    let value = |name: &str| (name == variable).then(|| format!("http://u:p@{proxy}"));
+    let value = |name: &str| (name == variable).then(|| proxy.to_owned());
     Registry::new(Options {
         hosts: Arc::new(move |_| Ok(vec![host.clone()])),
         proxies: Proxies::new(value).unwrap(),
@@ -79,5 +83,63 @@ async fn tls_goes_through_a_tunnel() {
     let error = fetch(&refused, "r.example/a:1", &layer(&data), 0).await.unwrap_err();
     assert!(error.to_string().contains("proxyconnect tcp: 407 Proxy Auth"), "{error}");
     assert_eq!(error.kind(), Kind::Unavailable);
+    task.abort();
+}
+
+/// A SOCKS proxy that connects whoever is `u` with the password `p` to `target`, if they ask for
+/// `r.example`, port 80.
+async fn socks(target: String) -> (String, tokio::task::JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let host = listener.local_addr().unwrap().to_string();
+    let task = tokio::spawn(async move {
+        while let Ok((mut near, _)) = listener.accept().await {
+            let target = target.clone();
+            tokio::spawn(async move { serve_socks(&mut near, target).await });
+        }
+    });
+    (host, task)
+}
+
+async fn serve_socks(near: &mut TcpStream, target: String) -> std::io::Result<()> {
+    let mut methods = [0; 4];
+    near.read_exact(&mut methods).await?;
+    assert_eq!(methods, [5, 2, 0, 2]);
+    near.write_all(&[5, 2]).await?;
+    let mut login = [0; 5];
+    near.read_exact(&mut login).await?;
+    near.write_all(&[1, u8::from(login != *b"\x01\x01u\x01p")]).await?;
+    let mut head = [0; 5];
+    near.read_exact(&mut head).await?;
+    let mut wanted = vec![0; usize::from(head[4]) + 2];
+    near.read_exact(&mut wanted).await?;
+    if wanted != b"r.example\0\x50" {
+        return near.write_all(&[5, 2, 0, 1, 0, 0, 0, 0, 0, 0]).await;
+    }
+    let mut far = TcpStream::connect(target).await?;
+    near.write_all(&[5, 0, 0, 1, 127, 0, 0, 1, 0, 9]).await?;
+    tokio::io::copy_bidirectional(near, &mut far).await.map(drop)
+}
+
+#[tokio::test]
+async fn a_socks_proxy_is_told_who_we_are_and_where_to() {
+    let far = Fake::new(|_| Reply::ok("hi")).await;
+    let (proxy, task) = socks(far.host.clone()).await;
+    let what = layer(b"hi");
+    let with = |host: &str, user: &str| {
+        by(Scheme::Http, host, "HTTP_PROXY", &format!("socks5://{user}@{proxy}"))
+    };
+    let data = fetch(&with("r.example", "u:p"), "r.example/a:1", &what, 0).await.unwrap();
+    assert_eq!(data, b"hi");
+    let seen = &far.seen()[0];
+    assert_eq!(seen.line(), format!("GET /v2/a/blobs/{}", what.digest));
+    assert_eq!(seen.header("proxy-authorization"), "");
+    for (host, user, why) in [
+        ("other.example", "u:p", "proxyconnect tcp: connection not allowed by ruleset"),
+        ("r.example", "u:q", "proxyconnect tcp: username/password authentication failed"),
+    ] {
+        let refused = fetch(&with(host, user), "r.example/a:1", &what, 0).await.unwrap_err();
+        assert!(refused.to_string().contains(why), "{refused}");
+        assert_eq!(refused.kind(), Kind::Unavailable);
+    }
     task.abort();
 }

@@ -181,7 +181,7 @@ mod tests {
             assert_eq!(size(text).unwrap(), want, "{text}");
         }
         for text in ["x", "GiB", "-1", "1x", "1 gg", "1ib"] {
-            assert_eq!(size(text).unwrap_err().kind(), types::Kind::InvalidArgument, "{text}");
+            assert_eq!(size(text).unwrap_err().kind(), Kind::InvalidArgument, "{text}");
         }
     }
 

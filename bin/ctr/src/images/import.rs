@@ -137,6 +137,7 @@ impl Import {
             names: self.names(),
             platforms: self.platforms(),
             unpack: self.unpack(),
+            manifest_limit: 0,
             discard_layers: self.discard_unpacked_layers,
             skip_missing: self.skip_missing,
             compress: self.compress_blobs,

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use clap::Args;
 use client::Unpack;
 use records::Image;
-use registry::Reference;
+use registry::{Reference, Registry};
 use services::transfer::{self, Fetched};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use types::{Kind, Platform, Result};
+use types::{Descriptor, Kind, Platform, Result};
 
 use crate::{
     access::Access, connection::Connection, labels, output::say, progress::Display,
@@ -132,12 +132,23 @@ impl Wanted {
     ) -> Result<Image> {
         let client = connection.client().await?;
         let registry = access.registry()?;
-        let pull = client::Pull {
+        let target = registry.resolve(&self.reference).await?;
+        client.pull(&self.asked(&registry, target, how, display)?).await
+    }
+
+    fn asked(
+        &self,
+        registry: &Registry,
+        target: Descriptor,
+        how: How,
+        display: &Arc<Display>,
+    ) -> Result<client::Pull> {
+        Ok(client::Pull {
             name: self.reference.to_string(),
             kept_as: Vec::new(),
             stop: CancellationToken::new(),
             manifest_limit: 0,
-            target: registry.resolve(&self.reference).await?,
+            target,
             fetch: registry.fetcher(&self.reference)?,
             platforms: self.platforms(),
             all_metadata: !self.skip_metadata,
@@ -147,8 +158,27 @@ impl Wanted {
             labels: labels::parse(&self.label),
             concurrency: self.max_concurrent_downloads,
             progress: Arc::<Display>::clone(display),
-        };
-        client.pull(&pull).await
+        })
+    }
+
+    /// Fetches what refers to an image that is here by now. The daemon cannot be told to, so the
+    /// registry is asked from here.
+    async fn referrers(
+        &self,
+        connection: &Connection,
+        access: &Access,
+        image: &Image,
+    ) -> Result<usize> {
+        let (client, registry) = (connection.client().await?, access.registry()?);
+        let how = How { unpack: Vec::new(), metadata_only: false, local: true };
+        let display = Display::new();
+        let pull = self.asked(&registry, image.target.clone(), how, &display)?;
+        let found = super::referrers::fetch(&client, &registry, &self.reference, &pull).await;
+        match &found {
+            Ok(_) => display.finish(),
+            Err(_) => display.give_up(),
+        }
+        found
     }
 }
 
@@ -167,6 +197,9 @@ pub(crate) struct Pull {
     /// Print the names of the topmost snapshots
     #[arg(long)]
     print_chainid: bool,
+    /// Fetch what refers to the image too, such as signatures, and keep it beside it
+    #[arg(long)]
+    referrers: bool,
     /// Ask the registry from here and not from the daemon
     #[arg(long)]
     local: bool,
@@ -186,6 +219,10 @@ impl Pull {
         let unpack = platforms.iter().map(unpack).collect();
         let how = How { unpack, metadata_only: false, local: self.local };
         let image = self.wanted.fetch(connection, &self.access, how).await?;
+        if self.referrers {
+            let count = self.wanted.referrers(connection, &self.access, &image).await?;
+            say!("{count} referrers");
+        }
         if self.print_chainid {
             print_chain_ids(connection, &image, &platforms).await?;
         }

@@ -29,6 +29,9 @@ pub(crate) struct Push {
     /// Send layers too that registries are asked not to hand on
     #[arg(long)]
     allow_non_distributable_blobs: bool,
+    /// Send what refers to the image too, as far as it is here
+    #[arg(long)]
+    referrers: bool,
     /// Accepted for scripts: images are always sent from here
     #[arg(long, hide = true)]
     local: bool,
@@ -58,6 +61,9 @@ impl Push {
         };
         client.push(&push).await.inspect_err(|_| display.give_up())?;
         display.finish();
+        if self.referrers {
+            super::referrers::send(&client, &registry, &self.remote, &push).await?;
+        }
         Ok(())
     }
 

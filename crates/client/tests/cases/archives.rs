@@ -33,6 +33,7 @@ fn as_named() -> Import {
         names: vec![rule],
         platforms: vec![amd64()],
         unpack: vec![unpack],
+        manifest_limit: 0,
         discard_layers: false,
         skip_missing: false,
         compress: false,

@@ -25,7 +25,7 @@ use types::{Error, Kind, Result};
 
 use super::{
     proxy::{Proxies, Proxy},
-    tls,
+    socks, tls,
 };
 use crate::Tls;
 
@@ -119,7 +119,16 @@ impl Service<Uri> for Route {
         Box::pin(async move {
             let reached = connecting.await;
             let stream = reached.map_err(|error| refused(&super::explain(&error).1))?;
-            if uri.scheme_str() != Some("https") {
+            let is_encrypted = uri.scheme_str() == Some("https");
+            if let Some(user) = &proxy.socks {
+                let mut stream = stream.into_inner();
+                let port = uri.port_u16().unwrap_or(if is_encrypted { 443 } else { 80 });
+                let host = uri.host().unwrap_or_default();
+                let let_through = socks::connect(&mut stream, host, port, user.as_ref()).await;
+                let_through.map_err(|error| refused(&error.to_string()))?;
+                return Ok(Line::Direct(TokioIo::new(stream)));
+            }
+            if !is_encrypted {
                 return Ok(Line::Forwarded(stream));
             }
             let mut stream = stream.into_inner();

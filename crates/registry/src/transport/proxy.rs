@@ -18,13 +18,15 @@ pub struct Proxies {
     except: Vec<Exception>,
 }
 
-/// A proxy that speaks HTTP in plain text.
+/// A proxy that is spoken to in plain text.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Proxy {
-    /// Where it is: `http://proxy:3128`.
+    /// Where it is: `http://proxy:3128`, whatever it speaks.
     pub(crate) uri: Uri,
-    /// Who we are to it.
+    /// Who we are to it, if it speaks HTTP.
     pub(crate) authorization: Option<HeaderValue>,
+    /// What it is told if it speaks SOCKS: a user and a password, if there are any.
+    pub(crate) socks: Option<Option<(Vec<u8>, Vec<u8>)>>,
 }
 
 impl fmt::Debug for Proxy {
@@ -50,7 +52,7 @@ enum Exception {
 impl Proxies {
     /// The proxies that variables name: `HTTP_PROXY`, `HTTPS_PROXY`, `NO_PROXY`, also in lower case.
     ///
-    /// Errors: `InvalidArgument` when one is no address of an HTTP proxy.
+    /// Errors: `InvalidArgument` when one is no address of an HTTP or SOCKS proxy.
     pub fn new(variable: impl Fn(&str) -> Option<String>) -> Result<Self> {
         let either = |name: &str| {
             let found = |name: &str| variable(name).filter(|value| !value.is_empty());
@@ -102,14 +104,26 @@ fn parse(name: &str, text: &str) -> Result<Proxy> {
     let bad = |why: &str| Error::said(Kind::InvalidArgument, format!("{name}: {why}"));
     let full = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
     let uri: Uri = full.parse().map_err(|error| bad(&format!("{error}")))?;
-    if uri.scheme_str() != Some("http") {
-        return Err(bad("only proxies that speak plain HTTP are known"));
-    }
+    // Compat: Go has the proxy look up names with either of the last two.
+    let is_socks = match uri.scheme_str() {
+        Some("http") => false,
+        Some("socks5" | "socks5h") => true,
+        _ => return Err(bad("only proxies that speak plain HTTP or SOCKS5 are known")),
+    };
     let authority = uri.authority().ok_or_else(|| bad("no host"))?.as_str();
     let (user, host) = match authority.rsplit_once('@') {
         Some((user, host)) => (Some(user), host),
         None => (None, authority),
     };
+    if is_socks {
+        let port = if split_port(host).1.is_some() { "" } else { ":1080" };
+        let uri =
+            format!("http://{host}{port}").parse().map_err(|error| bad(&format!("{error}")))?;
+        let plain = |text: &str| percent_decode_str(text).collect::<Vec<u8>>();
+        let user = user.map(|user| user.split_once(':').unwrap_or((user, "")));
+        let user = user.map(|(user, password)| (plain(user), plain(password)));
+        return Ok(Proxy { uri, authorization: None, socks: Some(user) });
+    }
     let authorization = user.map(|user| {
         let plain: Vec<u8> = percent_decode_str(user).collect();
         let mut value = HeaderValue::try_from(format!("Basic {}", STANDARD.encode(plain)))
@@ -118,7 +132,7 @@ fn parse(name: &str, text: &str) -> Result<Proxy> {
         value
     });
     let uri = format!("http://{host}").parse().map_err(|error| bad(&format!("{error}")))?;
-    Ok(Proxy { uri, authorization })
+    Ok(Proxy { uri, authorization, socks: None })
 }
 
 fn exception(text: &str) -> Option<Exception> {
@@ -204,7 +218,7 @@ mod tests {
 
     #[test]
     fn what_is_no_proxy_is_named_without_its_password() {
-        let error = proxies(&[("HTTPS_PROXY", "socks5://u:secret@p:1")]).unwrap_err().to_string();
-        assert_eq!(error, "HTTPS_PROXY: only proxies that speak plain HTTP are known");
+        let error = proxies(&[("HTTPS_PROXY", "https://u:secret@p:1")]).unwrap_err().to_string();
+        assert_eq!(error, "HTTPS_PROXY: only proxies that speak plain HTTP or SOCKS5 are known");
     }
 }

@@ -46,6 +46,7 @@ pub(super) async fn import(
         names: rules(&to.name, to.extra_references),
         platforms: Vec::from_wire(to.platforms)?,
         unpack: unpacks.choose(to.unpacks)?,
+        manifest_limit: to.manifest_limit as usize,
         discard_layers: false,
         skip_missing: false,
         compress: from.force_compress,
