@@ -71,7 +71,7 @@ fn without_a_password_the_door_stays_shut(world: &mut World) -> Outcome {
         let (registry, image, _) = stocked()?;
         registry.auth(auth);
         for more in [&[][..], &["--user", "me:wrong"]] {
-            world.ctr.refused(pull(&image, more), &["tools/three", "authoriz"])?;
+            world.ctr.refused(pull(&image, more), &["authoriz"])?;
         }
         assert_recovers(world, &registry, &image)?;
     }

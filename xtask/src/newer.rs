@@ -22,7 +22,7 @@ const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// The packages whose programs take part, and where they have them.
 const PROGRAMS: &[(&str, &[&str])] = &[
     ("containerd", &["usr/bin/containerd", "usr/bin/ctr", "usr/bin/containerd-shim-runc-v2"]),
-    ("docker.io", &["usr/sbin/dockerd", "usr/bin/docker-init", "usr/sbin/docker-proxy"]),
+    ("docker.io", &["usr/sbin/dockerd", "usr/sbin/docker-proxy"]),
     ("docker-cli", &["usr/bin/docker"]),
 ];
 
