@@ -89,10 +89,17 @@ impl fmt::Display for Report {
     }
 }
 
-/// Takes containers of `image` through their life, `at_once` of them at a time.
-pub fn churn(daemon: &Daemon, image: &str, containers: usize, at_once: usize) -> Outcome<Report> {
+/// Takes containers of `image` through their life, `at_once` of them at a time. At each look the
+/// daemon is left alone for `rest`, in which it can give back what it does not need any more.
+pub fn churn(
+    daemon: &Daemon,
+    image: &str,
+    containers: usize,
+    at_once: usize,
+    rest: Duration,
+) -> Outcome<Report> {
     let started = Instant::now();
-    let samples = vec![look(daemon, 0)?];
+    let samples = vec![look(daemon, 0, rest)?];
     let mut report = Report { elapsed: Duration::ZERO, samples, opened: Vec::new() };
     let (mut done, mut first) = (0, Vec::new());
     while done < containers {
@@ -100,7 +107,7 @@ pub fn churn(daemon: &Daemon, image: &str, containers: usize, at_once: usize) ->
         round(daemon, image, done..done + count, at_once)?;
         done += count;
         daemon.estate().assert_clean()?;
-        report.samples.push(look(daemon, done)?);
+        report.samples.push(look(daemon, done, rest)?);
         if done == count {
             first = open_files(daemon.pid()?)?;
         }
@@ -162,8 +169,9 @@ fn assert_forgotten(daemon: &Daemon) -> Outcome {
     Ok(())
 }
 
-fn look(daemon: &Daemon, containers: usize) -> Outcome<Sample> {
+fn look(daemon: &Daemon, containers: usize, rest: Duration) -> Outcome<Sample> {
     let pid = daemon.pid()?;
+    thread::sleep(rest);
     let open = open_files(pid)?;
     // Namespaces are told as `net:[4026531840]` (namespaces(7)).
     let kinds = ["cgroup:[", "ipc:[", "mnt:[", "net:[", "pid:[", "time:[", "user:[", "uts:["];

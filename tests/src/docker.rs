@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::Signal;
 
-use crate::parts::{other_tools, tool};
+use crate::parts::{other_tools, search_path, tool};
 use crate::process::{Output, Running, end, run, send};
 use crate::wait::{PATIENCE, until};
 use crate::{Context, Daemon, Image, Outcome, Pty, ensure};
@@ -23,7 +23,7 @@ pub const IMAGE: &str = "box";
 /// ```text
 /// <home of containerd>/docker/    what the engine keeps
 ///                      exec/      what lives while it runs: fifos, runc's state
-///                      docker.sock  docker.log  docker.pid
+///                      docker.json  docker.sock  docker.log  docker.pid
 /// ```
 #[derive(Debug)]
 pub struct Docker {
@@ -31,19 +31,31 @@ pub struct Docker {
     tag: String,
     containerd: PathBuf,
     child: Option<Child>,
+    config: &'static str,
 }
 
 impl Docker {
     /// Starts an engine on this containerd and gives it [`IMAGE`].
     pub fn start(daemon: &Daemon) -> Outcome<Self> {
+        let docker = Self::start_as(daemon, "{}")?;
+        docker.load()?;
+        Ok(docker)
+    }
+
+    /// Starts an engine that keeps its images in containerd, without any. Older ones cannot.
+    pub fn start_with_image_store(daemon: &Daemon) -> Outcome<Self> {
+        Self::start_as(daemon, "{\"features\": {\"containerd-snapshotter\": true}}")
+    }
+
+    fn start_as(daemon: &Daemon, config: &'static str) -> Outcome<Self> {
         let mut docker = Self {
             home: daemon.home().to_owned(),
             tag: daemon.estate().tag().to_owned(),
             containerd: daemon.address(),
             child: None,
+            config,
         };
         docker.boot()?;
-        docker.load()?;
         Ok(docker)
     }
 
@@ -52,7 +64,10 @@ impl Docker {
     fn boot(&mut self) -> Outcome {
         let log = fs_err::File::options().create(true).append(true).open(self.path("docker.log"));
         let (log, _) = log?.into_parts();
+        let config = self.path("docker.json");
+        fs_err::write(&config, self.config)?;
         let mut command = Command::new(tool("dockerd")?);
+        command.arg("--config-file").arg(config).env("PATH", search_path());
         command.arg("--containerd").arg(&self.containerd);
         command.arg("--data-root").arg(self.path("docker"));
         command.arg("--exec-root").arg(self.path("exec"));
@@ -125,6 +140,11 @@ impl Docker {
     /// One value of `docker inspect`, by its Go template.
     pub fn inspect(&self, name: &str, field: &str) -> Outcome<String> {
         self.ok(&["inspect", "--format", &format!("{{{{{field}}}}}"), name])
+    }
+
+    /// One value of `docker info`, by its Go template.
+    pub fn inspect_engine(&self, field: &str) -> Outcome<String> {
+        self.ok(&["info", "--format", &format!("{{{{.{field}}}}}")])
     }
 
     /// Ends the engine, not its containers, and starts it again.

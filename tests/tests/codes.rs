@@ -182,13 +182,11 @@ fn containers_are_refused(world: &mut World) -> Outcome {
     wire.refuses("Update", update("nope", "labels"), NotFound, &words);
     wire.refuses("Update", update("", "labels"), InvalidArgument, "Container.ID required");
     let bare = containers::Container { runtime: None, ..container("bare") };
-    let shapeless = containers::Container { spec: None, ..container("shapeless") };
     let half = containers::Container { snapshot_key: "key".to_owned(), ..container("half") };
     let invalid = [
         (container("bad/id"), format!("container.ID: identifier \"bad/id\" {PATTERN}")),
         (container(""), "container.ID: identifier must not be empty".to_owned()),
         (bare, "container.Runtime.Name must be set".to_owned()),
-        (shapeless, "container.Spec must be set".to_owned()),
         (half, "container.Snapshotter must be set if container.SnapshotKey is set".to_owned()),
     ];
     for (container, why) in invalid {

@@ -133,7 +133,7 @@ fn database(world: &World) -> PathBuf {
 }
 
 /// Removes the database, and its copy too if that is meant.
-fn lose(world: &World, copy: bool) -> Outcome {
+fn lose(world: &World, copy: bool) {
     let path = database(world);
     for suffix in ["", "-wal", "-shm"] {
         drop(fs_err::remove_file(format!("{}{suffix}", path.display())));
@@ -141,7 +141,6 @@ fn lose(world: &World, copy: bool) -> Outcome {
     if copy {
         drop(fs_err::remove_file(format!("{}.copy", path.display())));
     }
-    Ok(())
 }
 
 fn rebuild(world: &World) -> Outcome<e2e::process::Output> {
@@ -154,14 +153,14 @@ fn a_database_that_is_gone_is_made_anew_from_its_copy(world: &mut World) -> Outc
     let id = world.id("kept");
     world.ctr.ok(["run", "-d", &image, &id, "sleep", "1000"])?;
     world.ctr.ok(["images", "label", &image, "mine=1"])?;
-    // Each start makes a copy.
+    // Each start makes a copy, a little later.
     world.daemon.terminate()?;
-    fs_err::remove_file(format!("{}.copy", database(world).display()))?;
+    drop(fs_err::remove_file(format!("{}.copy", database(world).display())));
     world.daemon.restart()?;
     let copy = format!("{}.copy", database(world).display());
     wait::until("a copy", PATIENCE, || Ok(PathBuf::from(&copy).exists().then_some(())))?;
     world.daemon.kill9()?;
-    lose(world, false)?;
+    lose(world, false);
     world.daemon.restart()?;
     let list = world.ctr.ok(["images", "ls"])?;
     ensure!(list.contains(&image) && list.contains("mine=1"), "{list}");
@@ -178,7 +177,7 @@ fn without_any_database_images_come_back_by_what_is_on_the_disk(world: &mut Worl
     let writable = world.id("mine");
     world.ctr.ok(["snapshots", "prepare", &writable, &snapshots[0]])?;
     world.daemon.terminate()?;
-    lose(world, true)?;
+    lose(world, true);
     let done = rebuild(world)?.ok()?;
     ensure!(done.contains("recovered@sha256:"), "{done}");
     world.daemon.restart()?;
@@ -228,7 +227,7 @@ fn a_truncated_database_gives_back_what_it_still_has(world: &mut World) -> Outco
     let image = world.busybox()?;
     world.daemon.kill9()?;
     lose_the_log(world)?;
-    fs_err::remove_file(format!("{}.copy", database(world).display()))?;
+    drop(fs_err::remove_file(format!("{}.copy", database(world).display())));
     let file = fs_err::OpenOptions::new().write(true).open(database(world))?;
     let pages = file.metadata()?.len() / 4096;
     file.set_len(pages * 3 / 4 * 4096)?;

@@ -18,7 +18,7 @@ only_ours!(
 
 fn many_containers_leave_nothing(world: &mut World) -> Outcome {
     let image = world.busybox()?;
-    let report = churn::churn(&world.daemon, &image, 60, 8)?;
+    let report = churn::churn(&world.daemon, &image, 60, 8, Duration::ZERO)?;
     println!("{report}");
     report.assert_clean()
 }

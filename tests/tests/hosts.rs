@@ -90,7 +90,7 @@ fn hosts_are_told_with_what_they_say(world: &mut World) -> Outcome {
         "certs.d/registry.example\n",
         "hosts.toml:4: \"speed\" is not known, and has no effect",
         "http://127.0.0.1:1/v2",
-        "Connection refused",
+        "connect: connection refused",
         "pull,resolve,push,referrers",
         "the command line",
         "sha256:",

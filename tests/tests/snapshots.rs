@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Snapshots, as a client sees them.
 
-use e2e::{Image, Outcome, World, ensure, for_each_daemon};
+use e2e::{Image, Outcome, World, ensure, for_each_daemon, only_ours};
 
 use crate::store::{collect, first_word, snapshots};
 
@@ -16,6 +16,8 @@ for_each_daemon!(
     a_parent_is_not_removed,
     the_native_snapshotter_works_too,
 );
+
+only_ours!(erofs_carries_an_image_from_the_pull_to_the_container,);
 
 fn pull_three(world: &World) -> Outcome<String> {
     world.pull(&Image::three_layers()?, "tools/three:1")
@@ -157,5 +159,31 @@ fn the_native_snapshotter_works_too(world: &mut World) -> Outcome {
     world.ctr.ok(["images", "rm", "--sync", &image])?;
     let lines = world.ctr.lines(["snapshots", "--snapshotter", "native", "ls"])?;
     assert_eq!(lines.len(), 1, "{lines:?}");
+    Ok(())
+}
+
+/// Each layer becomes one file that is mounted as it is.
+fn erofs_carries_an_image_from_the_pull_to_the_container(world: &mut World) -> Outcome {
+    let known = fs_err::read_to_string("/proc/filesystems")?.contains("\terofs\n");
+    let can = known && e2e::parts::tool("mkfs.erofs").is_ok();
+    if !can {
+        println!("skipped: no erofs in this kernel, or no mkfs.erofs");
+        return Ok(());
+    }
+    let image = world.registry()?.push(&Image::three_layers()?.pack()?, "tools/three:1")?;
+    let erofs = ["--snapshotter", "erofs"];
+    world.ctr.ok([&["images", "pull", "--plain-http"], &erofs[..], &[&image]].concat())?;
+    let root = world.daemon.home().join("root/io.containerd.snapshotter.v1.erofs/snapshots");
+    let layers = fs_err::read_dir(&root)?.flatten();
+    let layers = layers.filter(|entry| entry.path().join("layer.erofs").exists());
+    assert_eq!(layers.count(), 3, "one file for each layer");
+    let id = world.id("x");
+    let shell = "cat /srv/twin; echo mine > /srv/mine; cat /srv/mine";
+    let words = [&["run", "--rm"], &erofs[..], &[&image, &id, "sh", "-c", shell]].concat();
+    assert_eq!(world.ctr.ok(words)?, "new\nmine\n");
+    world.ctr.ok(["store", "check"])?;
+    world.ctr.ok(["images", "rm", "--sync", &image])?;
+    let left = fs_err::read_dir(root)?.count();
+    ensure!(left == 0, "{left} directories are left");
     Ok(())
 }

@@ -9,6 +9,7 @@
 //!             soak    many containers, and what they leave
 //!             powercut  what a power cut leaves, at random instants
 //!             quotas  tests of project quotas, under a kernel that has them
+//!             newer   the scenarios, with newer releases of containerd, Docker and CRIU
 //!             ci      test and demo, and what else is installed that checks
 //! ```
 
@@ -16,6 +17,7 @@ mod bench;
 mod ci;
 mod demo;
 mod install;
+mod newer;
 mod powercut;
 mod quotas;
 mod run;
@@ -50,6 +52,9 @@ cargo xtask <task>
   powercut [--cuts N] [--fs ext4|xfs] [--daemon ours|go] [--seed N]
                        cut the power at random instants, and count what was lost or broken
   quotas               tests of project quotas, under a kernel that has them
+  newer [--suite NAME] [--only WORD]
+                       fetch newer releases of containerd, Docker and CRIU from Debian (forky), and
+                       play the scenarios with them
   ci                   test, then demo, and cargo-deny, cargo-machete and typos if installed
 ";
 
@@ -77,6 +82,7 @@ fn task(words: &[&str]) -> Outcome {
         ["quotas"] => quotas::run(),
         ["bench", options @ ..] => bench::run(options),
         ["soak", options @ ..] => soak::run(options),
+        ["newer", options @ ..] => newer::run(options),
         ["powercut", options @ ..] => powercut::run(options),
         ["ci"] => ci::run(),
         ["help" | "--help" | "-h"] => {

@@ -1,13 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Many containers come and go, eight at a time: nothing may be left, and the daemon may not grow.
 
+use std::time::Duration;
+
 use e2e::{Daemon, Failure, Image, Outcome, Parts, Profile, Registry, churn, ensure};
 
 use crate::{install, show};
 
-/// The growth in KiB for a hundred containers that is a failure: about one record kept of each. What
-/// measuring is off by is a tenth of it.
-const BOUND: f64 = 100.0;
+/// The growth in KiB for a hundred containers that is a failure: a spec that is kept of each would be
+/// twice as much. Caches and the allocator's gaps still grow by up to half of it at a thousand.
+const BOUND: f64 = 200.0;
+
+/// Longer than the daemon waits until it gives memory back.
+const REST: Duration = Duration::from_secs(12);
 
 struct Options {
     containers: usize,
@@ -25,7 +30,7 @@ pub(crate) fn run(words: &[&str]) -> Outcome {
     let image = registry.push(&Image::busybox()?.pack()?, "soak/busybox:1")?;
     let daemon = Daemon::start(Parts::OURS, profile)?;
     daemon.ctr().ok(["images", "pull", "--plain-http", &image])?;
-    let report = churn::churn(&daemon, &image, containers, 8)?;
+    let report = churn::churn(&daemon, &image, containers, 8, REST)?;
     println!("{report}");
     for file in &report.opened {
         println!("opened after the first round: {file}");

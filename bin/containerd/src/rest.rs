@@ -17,26 +17,31 @@ const FIRST: Duration = Duration::from_secs(1);
 /// As little processor time as this in one look's time is being left alone.
 const QUIET: Duration = Duration::from_millis(10);
 
-/// Less processor time than this since memory was given back has not taken much of it again.
-const WORTH: Duration = Duration::from_millis(5);
+/// Memory is worth giving back once so many more pages are there than after the last time: 1 MiB.
+const WORTH: u64 = 256;
 
 /// Gives memory back whenever the daemon has come to rest.
 pub(crate) async fn give_back_when_idle() -> Infallible {
-    let (mut before, mut given_back) = (Duration::ZERO, Duration::ZERO);
+    let (mut before, mut left) = (Duration::ZERO, None);
     tokio::time::sleep(FIRST).await;
     loop {
-        let used = processor_time();
-        let is_first = given_back.is_zero();
-        if is_first || (used < before + QUIET && used > given_back + WORTH) {
+        let is_quiet = processor_time() < before + QUIET;
+        if left.is_none_or(|left| is_quiet && resident() > left + WORTH) {
             memory::give_back();
             if let Err(error) = memory::let_go_of_code() {
                 tracing::debug!(%error, "code stays in memory");
             }
-            given_back = processor_time();
+            left = Some(resident());
         }
         before = processor_time();
         tokio::time::sleep(LOOK).await;
     }
+}
+
+/// The pages that are in memory; none if the kernel does not tell, and then nothing is worth it.
+fn resident() -> u64 {
+    let statm = fs_err::read_to_string("/proc/self/statm").unwrap_or_default();
+    statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or_default()
 }
 
 /// What all threads have used since the start, of which no clock tells less than before.

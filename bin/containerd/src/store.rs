@@ -121,9 +121,9 @@ impl Auditor for Overview {
     /// What is on the host goes first: it may use what is in the stores.
     async fn repair(&self) -> Result<Repaired> {
         let (host, things) = self.host().await?;
-        let orphans = things.into_iter().filter(|it| it.state == State::Orphan).collect();
+        let orphans: Vec<_> = things.into_iter().filter(|it| it.state == State::Orphan).collect();
         let places = self.places.clone();
-        let mended = spawn_blocking(move || mend::all(&places, &host, orphans)).await;
+        let mended = spawn_blocking(move || mend::all(&places, &host, &orphans)).await;
         let mut done =
             mended.map_err(|error| Error::caused(Kind::Internal, "mend the host", error))?;
         let stores = self.db.repair().await?;

@@ -16,6 +16,7 @@ mod json;
 mod labels;
 mod leases;
 mod namespaces;
+mod network;
 mod output;
 mod plugins;
 mod progress;

@@ -115,9 +115,10 @@ fn platforms(platforms: &[Platform]) -> String {
 }
 
 fn status(plugin: &Plugin) -> &'static str {
-    match plugin.fault {
+    match &plugin.fault {
         None => "ok",
         Some((Kind::Unimplemented, _)) => "skip",
+        Some((_, why)) if why.contains("skip plugin") => "skip",
         Some(_) => "error",
     }
 }

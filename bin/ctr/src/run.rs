@@ -6,6 +6,7 @@
 //! ```
 mod flags;
 mod make;
+mod remap;
 
 use std::process::ExitCode;
 
@@ -76,7 +77,7 @@ impl Command {
         let container = make::container(connection, &self.flags, &self.named).await?;
         let client = connection.client().await?;
         let options = self.no_pivot.then(|| self.flags.without_pivot()).transpose()?.flatten();
-        let outcome = self.task.run(&client, &container, options).await;
+        let outcome = self.task.run(&client, &container, connection.namespace(), options).await;
         if !self.rm {
             return outcome;
         }

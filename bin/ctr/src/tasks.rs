@@ -14,6 +14,7 @@ use types::{Error, Result};
 use crate::{
     connection::Connection,
     follow::{self, Follower},
+    network::Network,
     output, signals,
     stdio::Listeners,
     table::Table,
@@ -109,7 +110,7 @@ impl Command {
             Self::Exec(exec) => return exec.run(&client).await,
             Self::Start { start, id } => {
                 let container = client.containers.get(&id).await?;
-                return start.run(&client, &container, None).await;
+                return start.run(&client, &container, connection.namespace(), None).await;
             }
             Self::Wait { exec_id, id } => {
                 return client.tasks.wait(&id, &exec_id).await.map(|exit| follow::code(Some(exit)));
@@ -117,7 +118,9 @@ impl Command {
             Self::Delete { force, exec_id, ids } if !exec_id.is_empty() => {
                 return delete_process(&client, &ids, &exec_id, force).await;
             }
-            Self::Delete { force, ids, .. } => delete(&client, &ids, force).await,
+            Self::Delete { force, ids, .. } => {
+                delete(&client, connection.namespace(), &ids, force).await
+            }
             Self::List { quiet } => list(&client, quiet).await,
             Self::Kill { signal, exec_id, all, id } => {
                 kill(&client, &id, &exec_id, signal, all).await
@@ -145,10 +148,14 @@ async fn attach(client: &Client, id: &str) -> Result<ExitCode> {
 }
 
 /// Deletes what it can, and fails with the first failure in the end.
-async fn delete(client: &Client, ids: &[String], force: bool) -> Result<()> {
+async fn delete(client: &Client, namespace: &str, ids: &[String], force: bool) -> Result<()> {
     let mut outcome = Ok(());
     for id in ids {
-        match delete_one(client, id, "", force).await {
+        let deleted = delete_one(client, id, "", force).await;
+        if deleted.is_ok() {
+            disconnect(client, namespace, id).await?;
+        }
+        match deleted {
             Ok(exit) if exit.status != 0 => {
                 eprintln!("ctr: task {id} exit with non-zero exit code {}", exit.status);
             }
@@ -159,6 +166,18 @@ async fn delete(client: &Client, ids: &[String], force: bool) -> Result<()> {
         }
     }
     outcome
+}
+
+/// Removes the network of a container whose task is gone.
+async fn disconnect(client: &Client, namespace: &str, id: &str) -> Result<()> {
+    let container = match client.containers.get(id).await {
+        Err(error) if error.is_not_found() => return Ok(()),
+        container => container?,
+    };
+    match Network::of(&container, namespace)? {
+        Some(network) => network.remove().await,
+        None => Ok(()),
+    }
 }
 
 async fn delete_process(

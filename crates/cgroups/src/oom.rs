@@ -119,6 +119,8 @@ fn is_empty(dir: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
     use super::*;
 
     /// Files as the kernel has them in a cgroup of version 2 whose memory is controlled, which not
@@ -127,6 +129,45 @@ mod tests {
         let text = format!("low 0\nhigh 0\nmax 7\noom {kills}\noom_kill {kills}\n");
         fs::write(dir.join("memory.events"), text).unwrap();
         fs::write(dir.join("cgroup.events"), "populated 1\nfrozen 0\n").unwrap();
+    }
+
+    /// Whether whoever waits for the watch would be woken up within a while.
+    fn wakes(watch: &OomWatch, milliseconds: i64) -> bool {
+        let limit = Timespec { tv_sec: 0, tv_nsec: milliseconds * 1_000_000 };
+        poll(&mut [PollFd::new(watch, PollFlags::IN)], Some(&limit)).unwrap() > 0
+    }
+
+    #[test]
+    fn whoever_waits_is_woken_up_by_a_kill_and_by_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        counted(dir.path(), 0);
+        let mut watch = OomWatch::start(dir.path(), true).unwrap();
+        assert!(!wakes(&watch, 10), "nothing has happened");
+
+        counted(dir.path(), 1);
+        assert!(wakes(&watch, 900));
+        assert_eq!(watch.check().unwrap(), OomReport { oom: true, gone: false });
+        assert!(!wakes(&watch, 10), "all of it was read");
+
+        // It met its limit, and nobody was killed for it.
+        let text = "low 0\nhigh 0\nmax 8\noom 2\noom_kill 1\n";
+        fs::write(dir.path().join("memory.events"), text).unwrap();
+        assert!(wakes(&watch, 900));
+        assert_eq!(watch.check().unwrap(), OomReport::default());
+
+        fs::write(dir.path().join("cgroup.events"), "populated 0\nfrozen 0\n").unwrap();
+        assert!(wakes(&watch, 900));
+        assert_eq!(watch.check().unwrap(), OomReport { oom: false, gone: true });
+        drop(dir);
+        assert!(watch.check().unwrap().gone);
+    }
+
+    #[test]
+    fn memory_that_is_not_counted_cannot_be_watched() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("cgroup.events"), "populated 1\n").unwrap();
+        let error = OomWatch::start(dir.path(), true).unwrap_err();
+        assert_eq!(error.kind(), types::Kind::FailedPrecondition);
     }
 
     #[test]

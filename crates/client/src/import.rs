@@ -21,7 +21,7 @@ use images::{
 };
 use records::Image;
 use tokio::sync::mpsc;
-use types::{Context, Descriptor, Error, Labels, Platform, Result, media_types, platform::Matcher};
+use types::{Descriptor, Error, Labels, Platform, Result, media_types, platform::Matcher};
 
 use crate::{Client, Event, Progress, Unpack, progress::Tracker};
 
@@ -233,8 +233,7 @@ impl Client {
     pub async fn named(&self, names: &[String]) -> Result<Vec<(Option<String>, Descriptor)>> {
         let mut found = Vec::new();
         for name in names {
-            let image = self.images.get(name).await;
-            let image = image.context(|| format!("unable to get image {name:?}"))?;
+            let image = self.images.get(name).await?;
             found.push((Some(image.name), image.target));
         }
         Ok(found)

@@ -57,14 +57,17 @@ impl Client {
     pub async fn push(&self, push: &Push) -> Result<()> {
         let tracker = Tracker::new(Arc::clone(&push.progress), "uploading");
         tracker.whole("pushing content", &push.name, &push.target);
-        let plan = self.plan(push).await?;
+        let mut plan = self.plan(push).await?;
+        // From the top, so that whoever draws it has a parent for everything.
+        let told = plan.listed.iter().map(|part| {
+            (part.descriptor.digest.clone(), tracker.blob(&part.descriptor, &part.parent))
+        });
+        let mut meters: HashMap<_, _> = told.collect();
         let concurrency = if push.concurrency == 0 { CONCURRENCY } else { push.concurrency };
-        for (parts, at_once) in
-            [(plan.blobs, concurrency), (plan.manifests, concurrency), (plan.indexes, 1)]
-        {
-            let sends = parts.into_iter().map(|part| {
-                let meter = tracker.blob(&part.descriptor, &part.parent);
-                self.send(push, part.descriptor, meter)
+        let stages = [(&mut plan.blobs, concurrency), (&mut plan.manifests, concurrency)];
+        for (parts, at_once) in stages.into_iter().chain([(&mut plan.indexes, 1)]) {
+            let sends = parts.drain(..).filter_map(|part| {
+                Some(self.send(push, part.clone(), meters.remove(&part.digest)?))
             });
             let sends = stream::iter(sends.collect::<Vec<_>>());
             sends.buffer_unordered(at_once).try_collect::<()>().await?;
@@ -184,7 +187,7 @@ fn sources(labels: &Labels) -> Labels {
     sources.map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
-/// Something to send.
+/// Something that is told of.
 struct Part {
     descriptor: Descriptor,
     /// What refers to it, in progress.
@@ -194,9 +197,11 @@ struct Part {
 /// What there is to send, in order.
 #[derive(Default)]
 struct Plan {
-    blobs: Vec<Part>,
-    manifests: Vec<Part>,
-    indexes: Vec<Part>,
+    blobs: Vec<Descriptor>,
+    manifests: Vec<Descriptor>,
+    indexes: Vec<Descriptor>,
+    /// All of them, parents before their children.
+    listed: Vec<Part>,
     /// Where each blob came from.
     labels: HashMap<types::Digest, Labels>,
 }
@@ -214,15 +219,16 @@ impl Plan {
         if !seen.insert(descriptor.digest.clone()) {
             return;
         }
+        let part = Part { descriptor: descriptor.clone(), parent: parent.to_owned() };
+        self.listed.push(part);
         let name = images::ref_key(descriptor);
         for child in found.get(&descriptor.digest).into_iter().flatten() {
             self.order(&self.sourced(child, descriptor), &name, found, seen);
         }
-        let part = Part { descriptor: descriptor.clone(), parent: parent.to_owned() };
         match descriptor.media_type.as_str() {
-            it if media_types::is_index(it) => self.indexes.push(part),
-            it if media_types::is_manifest(it) => self.manifests.push(part),
-            _ => self.blobs.push(part),
+            it if media_types::is_index(it) => self.indexes.push(descriptor.clone()),
+            it if media_types::is_manifest(it) => self.manifests.push(descriptor.clone()),
+            _ => self.blobs.push(descriptor.clone()),
         }
     }
 

@@ -13,6 +13,7 @@ mod claims;
 mod commit;
 mod layout;
 mod reader;
+mod seal;
 mod sink;
 mod syncs;
 mod walk;
@@ -55,6 +56,8 @@ struct Shared {
     claims: Arc<Claims>,
     turns: Turns,
     syncs: Syncs,
+    /// Whether blobs are sealed.
+    seals: bool,
 }
 
 impl Local {
@@ -72,12 +75,14 @@ impl Local {
 
     fn assemble(root: PathBuf, labels: Option<Arc<dyn LabelStore>>) -> Result<Self> {
         let layout = Layout::open(root)?;
+        let seals = seal::is_possible(layout.root());
         let shared = Shared {
             layout,
             labels,
             claims: Arc::default(),
             turns: Turns::default(),
             syncs: Syncs::default(),
+            seals,
         };
         Ok(Self { shared: Arc::new(shared) })
     }

@@ -13,12 +13,14 @@ mod cases {
     mod crash;
     mod events;
     mod leases;
+    mod migrating;
     mod mounts;
     mod pace;
     mod rebuilding;
     mod records;
     mod repairing;
     mod rescue;
+    mod sharing;
     mod snapshots;
     mod stuck;
     mod suites;

@@ -19,9 +19,6 @@ pub(crate) fn container(container: &Container) -> Result<()> {
     if container.runtime.name.is_empty() {
         return Err(Error::invalid("container.Runtime.Name must be set"));
     }
-    if container.spec.is_none() {
-        return Err(Error::invalid("container.Spec must be set"));
-    }
     if !container.snapshot_key.is_empty() && container.snapshotter.is_empty() {
         let rule = "container.Snapshotter must be set if container.SnapshotKey is set";
         return Err(Error::invalid(rule));
@@ -125,13 +122,12 @@ pub(crate) mod tests {
 
     #[test]
     fn containers_need_what_runs_them() {
-        let rules: [Rule<Container>; 6] = [
+        let rules: [Rule<Container>; 5] = [
             (
                 |c| c.id = "a/b".into(),
                 "container.ID: identifier \"a/b\" must match ^[A-Za-z0-9]+(?:[._-](?:[A-Za-z0-9]+))*$: invalid argument",
             ),
             (|c| c.runtime.name.clear(), "container.Runtime.Name must be set: invalid argument"),
-            (|c| c.spec = None, "container.Spec must be set: invalid argument"),
             (
                 |c| c.snapshotter.clear(),
                 "container.Snapshotter must be set if container.SnapshotKey is set: invalid argument",

@@ -9,7 +9,7 @@ mod url;
 
 use std::{
     collections::HashMap,
-    error, io,
+    error, io, iter,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -393,6 +393,7 @@ fn failed(method: &Method, uri: &Uri, error: &(dyn error::Error + 'static)) -> E
         other => other,
     };
     let (kind, why) = explain(error);
+    let why = unreached(uri, error).unwrap_or(why);
     let url = shown(uri, true);
     Error::said(kind, format!("failed to do request: {verb} \"{url}\": {why}"))
 }
@@ -414,11 +415,43 @@ fn explain(error: &(dyn error::Error + 'static)) -> (Kind, String) {
     (Kind::Unavailable, links.join(": "))
 }
 
-/// Compat: a body that ends too early is an `unexpected EOF` in Go, which callers look for.
+/// What Go says of a connection that did not come about: `dial tcp 10.0.0.1:443: connect: connection
+/// refused`.
+///
+/// Compat: programs go by the end of it, such as nerdctl when it tries a registry without TLS
+/// (nerdctl `pkg/errutil/errors_check.go`).
+fn unreached(uri: &Uri, error: &(dyn error::Error + 'static)) -> Option<String> {
+    let links = || iter::successors(Some(error), |link| link.source());
+    let is = |words: &str| links().any(|link| link.to_string() == words);
+    let host = uri.host()?;
+    // These are hyper-util's words: it keeps the type of this error to itself.
+    if is("dns error") {
+        return Some(format!("dial tcp: lookup {host}: no such host"));
+    }
+    let cause = links().filter(|_| is("tcp connect error")).find_map(|link| {
+        link.downcast_ref::<io::Error>().filter(|io| io.raw_os_error().is_some())
+    })?;
+    let default = if uri.scheme_str() == Some("http") { 80 } else { 443 };
+    let port = uri.port_u16().unwrap_or(default);
+    let text = cause.to_string();
+    let text = text.split(" (os error").next().unwrap_or_default().to_lowercase();
+    Some(format!("dial tcp {host}:{port}: connect: {text}"))
+}
+
+/// Compat: a body that ends too early is an `unexpected EOF` in Go, which callers look for, and so
+/// they do for a server that answers TLS without it.
 fn words(error: &(dyn error::Error + 'static)) -> String {
     let ended = |io: &io::Error| io.kind() == io::ErrorKind::UnexpectedEof;
     if error.downcast_ref().is_some_and(ended) {
         return "unexpected EOF".to_owned();
+    }
+    let plain = rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType);
+    let speaks_plainly = |io: &io::Error| {
+        let inner = io.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        inner == Some(&plain)
+    };
+    if error.downcast_ref().is_some_and(speaks_plainly) || error.downcast_ref() == Some(&plain) {
+        return "http: server gave HTTP response to HTTPS client".to_owned();
     }
     error.to_string()
 }

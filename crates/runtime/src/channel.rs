@@ -84,16 +84,10 @@ impl Channel for Ttrpc {
 fn error(status: ttrpc::Status) -> Error {
     let kind =
         if status.is_closed() { Kind::Unavailable } else { Kind::from_code(status.code as i32) };
-    let mut words = status.message;
-    // Compat: people and programs know these words by their end (containerd `errdefs/grpc.go`).
-    if kind == Kind::Unknown && !words.ends_with(UNKNOWN) {
-        words.push_str(UNKNOWN);
-    }
-    Error::said(kind, words)
+    // Compat: containerd 2.x adds nothing to the words of what has no better code; 1.x ended them
+    // with `: unknown`, and its clients still do so for themselves (containerd `errdefs/grpc.go`).
+    Error::said(kind, status.message)
 }
-
-/// How what has no better code ends.
-const UNKNOWN: &str = ": unknown";
 
 #[cfg(test)]
 mod tests {
@@ -102,11 +96,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_has_no_code_says_so_once() {
+    fn a_shim_is_told_in_its_own_words() {
         let said = |words: &str| error(ttrpc::Status::new(Code::Unknown, words)).to_string();
         let started = "cannot start a running process";
-        assert_eq!(said(started), "cannot start a running process: unknown");
-        assert_eq!(said("no luck: unknown"), "no luck: unknown");
+        assert_eq!(said(started), started);
         let missing = error(ttrpc::Status::new(Code::NotFound, "process does not exist a"));
         assert_eq!(missing.to_string(), "process does not exist a");
     }

@@ -12,6 +12,8 @@
 mod announced;
 mod pods;
 mod shims;
+#[cfg(feature = "suite")]
+pub mod suite;
 
 use std::{collections::BTreeMap, time::Duration, time::SystemTime};
 

@@ -235,7 +235,7 @@ impl Load<'_> {
         while let Some(done) = tasks.join_next().await {
             done.expect("no task panics")?;
         }
-        let count = (each * clients.len()) as f64;
+        let count = u32::try_from(each * clients.len()).map_or(f64::NAN, f64::from);
         println!("{:.0} 1/s {what}", count / began.elapsed().as_secs_f64());
         Ok(())
     }

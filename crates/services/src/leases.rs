@@ -35,7 +35,10 @@ where
 {
     async fn create(&self, request: Request<pb::CreateRequest>) -> Reply<pb::CreateResponse> {
         let (leases, request) = self.open(request)?;
-        let pb::CreateRequest { id, labels } = request;
+        let pb::CreateRequest { mut id, labels } = request;
+        if id.is_empty() {
+            id = unnamed().map_err(status)?;
+        }
         let lease = Lease { id, labels, created_at: SystemTime::UNIX_EPOCH };
         let lease = detached(async move { leases.create(lease).await }).await?;
         Ok(Response::new(pb::CreateResponse { lease: Some(lease.to_wire()) }))
@@ -78,6 +81,16 @@ where
         let resources = leases.resources(&request.id).await.map_err(status)?.to_wire();
         Ok(Response::new(pb::ListResourcesResponse { resources }))
     }
+}
+
+/// A name for a lease whose maker gives it none: the time, and something random (containerd
+/// `plugins/services/leases/service.go`, `core/leases/id.go`).
+fn unnamed() -> Result<String> {
+    let mut random = [0; 4];
+    rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
+        .map_err(std::io::Error::from)?;
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Ok(format!("{}-{:08x}", now.subsec_nanos(), u32::from_le_bytes(random)))
 }
 
 impl ToWire for Lease {

@@ -12,6 +12,7 @@ pub(crate) mod window;
 use std::{
     collections::{HashMap, hash_map::Entry},
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use api::containerd::services::streaming::v1 as pb;
@@ -31,6 +32,8 @@ use crate::convert::{ToWire, any};
 
 /// How many messages wait on a stream, each way.
 const DEPTH: usize = 32;
+/// How long a client has for what is on its way.
+const SETTLING: Duration = Duration::from_millis(10);
 
 type Wire = prost_types::Any;
 
@@ -58,10 +61,29 @@ impl Stream {
         is_sent.then_some(()).ok_or_else(|| Error::unavailable("stream closed"))
     }
 
+    /// Lets everything that was sent arrive, before the call that named the stream is answered.
+    ///
+    /// Compat: Go's clients stop listening when that call is answered, and lose what they have not
+    /// read until then: the last word of a progress, or the end of an archive. Go's daemon ends a lease
+    /// in between, which takes about as long (containerd `core/transfer/local/export.go`).
+    pub async fn settle(&self) {
+        match &self.outgoing {
+            Outgoing::Answers(answers) => drained(answers).await,
+            Outgoing::Requests(requests) => drained(requests).await,
+        }
+        tokio::time::sleep(SETTLING).await;
+    }
+
     /// Waits for a message; none when the other end has finished.
     pub async fn receive(&mut self) -> Option<types::Any> {
         self.incoming.recv().await.map(any)
     }
+}
+
+/// Waits until a queue is empty, or nobody takes from it any more.
+async fn drained<T>(queue: &mpsc::Sender<T>) {
+    // Room for all is room in an empty queue; a failure says that it is closed.
+    drop(queue.reserve_many(queue.max_capacity()).await);
 }
 
 /// The streams that clients have opened and that no call has taken yet.

@@ -234,9 +234,7 @@ async fn pull(
     }
     let unpack = going.unpacks.choose(to.unpacks)?;
     progress.report(said(format!("Resolving from {registry}")));
-    // Which image it was is part of the answer, as in containerd `client/pull.go`.
-    let context = || format!("failed to resolve reference {:?}", source.name());
-    let target = source.resolve().await.context(context)?;
+    let target = source.resolve().await.context(|| "failed to resolve image")?;
     let names = ::images::archive::names(&rules, &target, true);
     for name in &names {
         asked.gate.admit(asked.scope, &source.resolved(&target, name)).await?;

@@ -251,8 +251,9 @@ impl<D: Driver> Shared<D> {
     fn mounts(&self, key: &str) -> Result<Vec<Mount>> {
         let (record, layers) = self.chain(key).context(|| "failed to get active mount")?;
         if record.info.kind == Kind::Committed {
-            let text = format!("requested snapshot {key} not active nor view");
-            return Err(Error::failed_precondition(text));
+            let text = format!("requested snapshot {key} not active or view");
+            let refused = Error::failed_precondition(text);
+            return Err(refused.context("failed to get active mount"));
         }
         self.driver.plan(&layers)
     }

@@ -24,6 +24,7 @@
 //! # Ok::<_, types::Error>(())
 //! ```
 mod capability;
+pub mod cdi;
 mod default;
 mod device;
 mod document;

@@ -44,7 +44,16 @@ fn load(daemon: &Daemon, small: bool) -> Outcome<Vec<Row>> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.current_dir(parts::workspace());
-    command.args(["run", "--release", "-q", "-p", "containerd-services", "--example", "load", "--"]);
+    command.args([
+        "run",
+        "--release",
+        "-q",
+        "-p",
+        "containerd-services",
+        "--example",
+        "load",
+        "--",
+    ]);
     command.arg(daemon.address()).arg(daemon.home().join("tmp"));
     command.args(small.then_some("--small"));
     let said = process::run(&mut command, LIMIT)?.ok()?;

@@ -2,6 +2,8 @@
 //! Creating a container: its files, its root filesystem, its streams, its first process.
 use std::{
     collections::BTreeMap,
+    env,
+    ffi::OsString,
     io,
     path::Path,
     sync::{Arc, Mutex},
@@ -183,11 +185,19 @@ async fn undo(runc: &Runc, id: &str, bundle: &Path) {
 }
 
 /// The files themselves, unless another user is to open them again: then pipes of that user's.
+///
+/// CRIU saves pipes, but no file that the container's own mounts do not have (criu `files-reg.c`,
+/// `dump_one_reg_file`). So where there is CRIU, a container gets pipes: it may be saved one day.
 pub(super) fn handing(options: &Options) -> Handing {
     match (options.io_uid, options.io_gid) {
-        (0, 0) => Handing::Direct,
+        (0, 0) if !has_criu(env::var_os("PATH")) => Handing::Direct,
         owner => Handing::Relayed(Some(owner)),
     }
+}
+
+/// Whether the runtime would find CRIU.
+fn has_criu(path: Option<OsString>) -> bool {
+    path.is_some_and(|path| env::split_paths(&path).any(|dir| dir.join("criu").is_file()))
 }
 
 fn to_mount(wire: &WireMount) -> Mount {
@@ -233,4 +243,20 @@ pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
     spawn_blocking(work).await.map_err(|error| types::Error::internal(error.to_string()))?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A container that wrote to its fifo itself could not be saved: CRIU looked for the fifo among
+    /// the container's mounts.
+    #[test]
+    fn criu_is_found_where_the_runtime_would_find_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = || env::join_paths([Path::new("/no/such"), dir.path()]).ok();
+        assert!(!has_criu(path()) && !has_criu(None));
+        fs::write(dir.path().join("criu"), "").unwrap();
+        assert!(has_criu(path()));
+    }
 }

@@ -15,7 +15,7 @@ use super::host::{Host, Places, TASKS};
 const ORDER: [&str; 6] = ["shim", "netns", "mount", "loop", "bundle", "cgroup"];
 
 /// Takes the orphans away that were found on `host`.
-pub(super) fn all(places: &Places, host: &Host, orphans: Vec<Thing>) -> Repaired {
+pub(super) fn all(places: &Places, host: &Host, orphans: &[Thing]) -> Repaired {
     let mut done = Repaired::default();
     for kind in ORDER {
         // A mount comes before those on it, which go first.

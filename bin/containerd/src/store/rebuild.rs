@@ -27,7 +27,10 @@ use types::{Context, Descriptor, Digest, Filters, Labels, Result, Scope, media_t
 /// Where an image goes that no namespace has unpacked.
 const DEFAULT: &str = "default";
 
-/// How often the daemon copies its database, if it was written to.
+/// When the daemon copies its database first: the start has enough to do.
+const COPY_FIRST: Duration = Duration::from_secs(3);
+
+/// How often it does after that, if the database was written to.
 const COPY_EVERY: Duration = Duration::from_mins(10);
 
 /// The annotations by which an image says what it is called (containerd `core/images/annotations.go`
@@ -142,6 +145,7 @@ async fn is_lost(path: &Path, backends: &Backends, options: &Options) -> Result<
 /// Copies the database now and then, for as long as it is waited for.
 pub(crate) async fn copies(db: Db, path: PathBuf) {
     let mut last = None;
+    tokio::time::sleep(COPY_FIRST).await;
     loop {
         let written = ["", "-wal"].map(|suffix| {
             let name = format!("{}{suffix}", path.display());

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use clap::Args;
 use services::transfer;
 use tokio::sync::mpsc;
-use types::{Kind, Platform, Result};
+use types::{Context, Kind, Platform, Result};
 
 use crate::{connection::Connection, progress::Display};
 
@@ -72,7 +72,8 @@ impl Export {
             }
         }
         let client = connection.client().await?;
-        let what = self.what(client.named(&self.references).await?);
+        let named = client.named(&self.references).await.context(|| "unable to get image")?;
+        let what = self.what(named);
         let (sender, mut pieces) = mpsc::channel::<Bytes>(WAITING);
         let taking = async move {
             let mut taken = Ok(());

@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use api::{containerd::runc::v1 as runc, runtimeoptions::v1 as other};
 use clap::Args;
-use spec::{Host, IdMapping, Mount, Namespace, Options, Seccomp, Spec};
+use spec::{
+    Host, IdMapping, Mount, Namespace, Options, Seccomp, Spec,
+    cdi::{self, Cdi},
+};
 use types::{Any, Context as _, Error, Labels, Platform, Result};
 
 use crate::{labels, snapshots::Chosen};
@@ -137,9 +140,15 @@ pub(crate) struct IsolationFlags {
     /// Capabilities that it does not get
     #[arg(long, value_name = "CAPABILITY")]
     cap_drop: Vec<String>,
-    /// A device, or a directory of devices
-    #[arg(long, value_name = "PATH")]
-    device: Vec<PathBuf>,
+    /// A device, a directory of devices, or the CDI name of one, such as vendor.com/class=name
+    #[arg(long, value_name = "PATH|NAME")]
+    device: Vec<String>,
+    /// GPUs by number, as the CDI names nvidia.com/gpu=NUMBER
+    #[arg(long, value_name = "NUMBER", value_delimiter = ',')]
+    gpus: Vec<u32>,
+    /// Connect it to the network that is configured for CNI
+    #[arg(long, conflicts_with = "net_host")]
+    pub(super) cni: bool,
     /// Allow only system calls that are thought to be safe
     #[arg(long)]
     seccomp: bool,
@@ -196,7 +205,8 @@ impl Flags {
     pub(super) fn options(&self, args: &[String], rootfs: Option<String>) -> Result<Options> {
         let Self { process, isolation, limits, .. } = self;
         let env_file = process.env_file.as_ref().map(fs_err::read_to_string).transpose()?;
-        let devices = isolation.device.iter().map(|path| spec::devices(path));
+        let paths = isolation.device.iter().filter(|device| !cdi::is_name(device));
+        let devices = paths.map(|path| spec::devices(path.as_ref()));
         let devices = devices.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
         Ok(Options {
             args: args.to_vec(),
@@ -244,6 +254,18 @@ impl Flags {
         let host = Host::read()?;
         let wants_devices = isolation.privileged && !isolation.privileged_without_host_devices;
         if wants_devices { host.with_devices() } else { Ok(host) }
+    }
+
+    /// Gives the container the devices that are known by CDI names.
+    pub(super) fn inject(&self, spec: &mut Spec) -> Result<()> {
+        let IsolationFlags { device, gpus, .. } = &self.isolation;
+        let named = device.iter().filter(|device| cdi::is_name(device)).cloned();
+        let gpus = gpus.iter().map(|number| format!("nvidia.com/gpu={number}"));
+        let names: Vec<_> = named.chain(gpus).collect();
+        if names.is_empty() {
+            return Ok(());
+        }
+        Cdi::read(&cdi::FOLDERS)?.inject(spec, &names)
     }
 
     /// The spec in the file, if one was given.
@@ -370,8 +392,8 @@ mod tests {
             "--cpus 1 --cpu-quota 5",
             "--config /x --env A=1",
             "--config /x --privileged",
-            "--gpus 0",
-            "--cni",
+            "--gpus all",
+            "--cni --net-host",
         ] {
             assert!(parse(words).is_err(), "{words}");
         }

@@ -7,11 +7,12 @@ use client::{Client, Unpack};
 use mount::Mount;
 use records::{Container, Image};
 use services::introspection;
+use snapshots::Snapshotter;
 use spec::{ImageConfig, Spec, Users};
 use types::{Context as _, Error, Filters, Labels, Result};
 
-use super::{Named, flags::Flags};
-use crate::connection::Connection;
+use super::{Named, flags::Flags, remap};
+use crate::{connection::Connection, images::mount::GC_BREF_SNAPSHOT, network};
 
 /// Says which users a snapshot's files are to belong to (containerd `core/snapshots/snapshotter.go`).
 const UID_MAPPING: &str = "containerd.io/snapshot/uidmapping";
@@ -67,7 +68,7 @@ impl Maker<'_> {
             snapshot_key: String::new(),
             created_at: now,
             updated_at: now,
-            extensions: Default::default(),
+            extensions: self.flags.isolation.cni.then(network::extension).into_iter().collect(),
             sandbox: self.flags.sandbox.clone(),
         })
     }
@@ -98,7 +99,7 @@ impl Maker<'_> {
         let find = &client.snapshotters;
         let snapshots = find(chosen.name())?;
         let top = ::images::chain_id(&config.root_fs.diff_ids).map(|top| top.to_string());
-        let mounts = snapshots.prepare(self.id, top.as_deref(), self.snapshot_labels()).await?;
+        let mounts = self.prepare(&*snapshots, top.as_deref()).await?;
         let mut labels = ::images::labels::of_container(&config);
         labels.append(&mut self.flags.labels());
         let record = Container {
@@ -130,7 +131,7 @@ impl Maker<'_> {
             working_dir: run.working_dir.clone(),
             user: run.user.clone(),
         };
-        let users = users_of(mounts).await?;
+        let users = users_of(client, &record, mounts).await?;
         let spec = self.plan(None, Some(&image), &users)?;
         client.containers.create(Container { spec: Some(spec.to_any()), ..record }).await
     }
@@ -143,7 +144,9 @@ impl Maker<'_> {
     ) -> Result<Spec> {
         let options = self.flags.options(self.args, rootfs)?;
         let container = spec::Container { image, ..self.container() };
-        options.plan(&container, users, &self.flags.host()?)
+        let mut spec = options.plan(&container, users, &self.flags.host()?)?;
+        self.flags.inject(&mut spec)?;
+        Ok(spec)
     }
 
     fn container(&self) -> spec::Container<'_> {
@@ -171,20 +174,29 @@ impl Maker<'_> {
         labels
     }
 
-    /// Refuses to map users where the files of the image would stay those of the host's users: the
-    /// container could not use them.
+    /// Prepares the snapshot of the container. Where users are mapped, and not by the snapshotter, its
+    /// files are given away first: the container could not use them otherwise.
+    async fn prepare(&self, snapshots: &dyn Snapshotter, top: Option<&str>) -> Result<Vec<Mount>> {
+        let isolation = &self.flags.isolation;
+        match top {
+            Some(top) if !isolation.uidmap.is_empty() && !isolation.remap_labels => {
+                let (uids, gids) = (mapping(&isolation.uidmap), mapping(&isolation.gidmap));
+                let mapping = remap::Mapping { uids, gids };
+                remap::prepare(snapshots, self.id, top, &mapping, self.snapshot_labels()).await
+            }
+            _ => snapshots.prepare(self.id, top, self.snapshot_labels()).await,
+        }
+    }
+
+    /// Refuses to leave the owners of files to a snapshotter that does not know how to map them.
     async fn check_mapping(&self) -> Result<()> {
         let Flags { isolation, chosen, .. } = self.flags;
-        if isolation.uidmap.is_empty() {
-            return Ok(());
-        }
         let name = chosen.name();
-        let what = match isolation.remap_labels {
-            true if self.can_remap(name).await? => return Ok(()),
-            true => format!("snapshotter {name} cannot map the owners of files"),
-            false => "--uidmap and --gidmap need --remap-labels, or --rootfs".to_owned(),
-        };
-        Err(Error::invalid(what))
+        if isolation.remap_labels && !self.can_remap(name).await? {
+            let what = format!("snapshotter {name} cannot map the owners of files");
+            return Err(Error::invalid(what));
+        }
+        Ok(())
     }
 
     async fn can_remap(&self, snapshotter: &str) -> Result<bool> {
@@ -196,8 +208,24 @@ impl Maker<'_> {
     }
 }
 
-/// The users and groups of a root filesystem, which is mounted for as long as it takes to read them.
-pub(crate) async fn users_of(mounts: Vec<Mount>) -> Result<Users> {
+/// The users and groups of a container's root filesystem, which is mounted for as long as it takes to
+/// read them.
+async fn users_of(client: &Client, container: &Container, mounts: Vec<Mount>) -> Result<Users> {
+    // What only the daemon can mount names something that was mounted before, or a transformation.
+    let is_managed = mounts.len() > 1 || mounts.iter().any(|mount| mount.kind.contains('/'));
+    if !is_managed {
+        return read_users(mounts).await;
+    }
+    let name = format!("users-of-{}-{}", container.id, std::process::id());
+    let label = format!("{GC_BREF_SNAPSHOT}{}", container.snapshotter);
+    let labels = Labels::from([(label, container.snapshot_key.clone())]);
+    let mounts = client.activate(&name, mounts, labels).await?;
+    let users = read_users(mounts).await;
+    client.deactivate(&name).await?;
+    users
+}
+
+async fn read_users(mounts: Vec<Mount>) -> Result<Users> {
     let read = move || Users::read_mounts(&mounts, &std::env::temp_dir());
     tokio::task::spawn_blocking(read).await.expect("reading users does not panic")
 }
@@ -208,7 +236,8 @@ pub(crate) async fn users(client: &Client, container: &Container, spec: &Spec) -
         return Users::read(Path::new(&spec.root.path));
     }
     let find = &client.snapshotters;
-    users_of(find(&container.snapshotter)?.mounts(&container.snapshot_key).await?).await
+    let mounts = find(&container.snapshotter)?.mounts(&container.snapshot_key).await?;
+    users_of(client, container, mounts).await
 }
 
 /// Mappings in one label: `0:1000:10,10:2000:1`.

@@ -12,6 +12,7 @@ use types::{Any, Context as _, Result};
 
 use crate::{
     follow::Follower,
+    network::Network,
     stdio::{Listeners, Stdio},
 };
 
@@ -39,8 +40,10 @@ impl Start {
         &self,
         client: &Client,
         container: &Container,
+        namespace: &str,
         options: Option<Any>,
     ) -> Result<ExitCode> {
+        let network = Network::of(container, namespace)?;
         let tty = has_terminal(container)?;
         let listeners = Listeners::default();
         // What is not copied from here needs no terminal here either.
@@ -54,25 +57,44 @@ impl Start {
         };
         let new = NewTask { io, options, ..NewTask::default() };
         let mut process = client.new_task(container, new).await?;
-        if let Err(error) = self.start(&mut process, follower.as_ref()).await {
+        let started = self.start(&mut process, follower.as_ref(), network.as_ref()).await;
+        if let Err(error) = started {
             // The error tells more than that nobody could clean up.
             drop(client.tasks.delete(&container.id).await);
+            disconnect(network).await;
             return Err(error);
         }
-        match follower {
-            None => Ok(ExitCode::SUCCESS),
-            Some(follower) => follower.finish(process).await,
-        }
+        let Some(follower) = follower else { return Ok(ExitCode::SUCCESS) };
+        let outcome = follower.finish(process).await;
+        disconnect(network).await;
+        outcome
     }
 
-    async fn start(&self, process: &mut Process, follower: Option<&Follower>) -> Result<()> {
+    async fn start(
+        &self,
+        process: &mut Process,
+        follower: Option<&Follower>,
+        network: Option<&Network>,
+    ) -> Result<()> {
         if let Some(path) = &self.pid_file {
             write_pid(path, process.pid()).context(|| "write the pid file")?;
         }
         if let Some(follower) = follower {
             follower.resize(process).await;
         }
+        if let Some(network) = network {
+            network.set_up(process.pid()).await?;
+        }
         process.start().await
+    }
+}
+
+/// Removes a network. That it fails is told, and changes nothing about how the process ended.
+async fn disconnect(network: Option<Network>) {
+    if let Some(network) = network
+        && let Err(error) = network.remove().await
+    {
+        eprintln!("ctr: remove the network: {error}");
     }
 }
 

@@ -207,6 +207,41 @@ mod tests {
         assert_eq!(parse_pressure(""), PsiStats::default());
     }
 
+    /// Files as the kernel has them where memory, processes and devices are controlled, which not
+    /// every host can show.
+    #[test]
+    fn each_file_fills_what_it_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        for (file, text) in [
+            ("pids.current", "3\n"),
+            ("pids.max", "100\n"),
+            ("memory.current", "4096\n"),
+            ("memory.max", "max\n"),
+            ("memory.peak", "8192\n"),
+            ("memory.swap.current", "0\n"),
+            ("memory.swap.max", "1048576\n"),
+            ("memory.stat", "anon 1\nfile 2\nkernel_stack 3\npgfault 4\nnew_one 5\n"),
+            ("memory.events", "low 1\nhigh 2\nmax 3\noom 4\noom_kill 5\noom_group_kill 6\n"),
+            ("memory.pressure", "some avg10=0.50 avg60=0.00 avg300=0.00 total=9\n"),
+            ("io.stat", "254:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=0 dios=0\n"),
+            ("rdma.current", "mlx4_0 hca_handle=2 hca_object=2000\n"),
+        ] {
+            fs_err::write(dir.path().join(file), text).unwrap();
+        }
+        let metrics = read(dir.path());
+        assert_eq!(metrics.pids, Some(PidsStat { current: 3, limit: 100 }));
+        let memory = metrics.memory.unwrap();
+        assert_eq!((memory.usage, memory.usage_limit, memory.max_usage), (4096, u64::MAX, 8192));
+        assert_eq!((memory.swap_usage, memory.swap_limit), (0, 1 << 20));
+        assert_eq!((memory.anon, memory.file, memory.kernel_stack, memory.pgfault), (1, 2, 3, 4));
+        assert_eq!(memory.psi.unwrap().some.unwrap().total, 9);
+        let events =
+            MemoryEvents { low: 1, high: 2, max: 3, oom: 4, oom_kill: 5, oom_group_kill: 6 };
+        assert_eq!(metrics.memory_events, Some(events));
+        assert_eq!(metrics.io.unwrap().usage[0].wios, 4);
+        assert_eq!(metrics.rdma.unwrap().current[0].hca_objects, 2000);
+    }
+
     #[test]
     fn processor_time_is_told_with_its_bursts() {
         let stat = cpu(&Table::parse(

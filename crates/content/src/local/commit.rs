@@ -21,6 +21,7 @@ use super::{
     Shared,
     claims::Claim,
     layout::{self, Directory},
+    seal,
     sink::Sink,
     timespec,
 };
@@ -57,6 +58,13 @@ impl Commit {
         drop(turn);
         self.remove_ingest();
         self.label(shared, &digest);
+        // The last that had it open for writing is this.
+        drop(self.sink);
+        if shared.seals
+            && let Err(error) = seal::file(&target)
+        {
+            tracing::warn!(%error, %digest, "cannot seal a blob");
+        }
         Ok(digest)
     }
 

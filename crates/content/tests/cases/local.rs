@@ -317,3 +317,70 @@ async fn a_failed_write_shows_at_the_next_call_and_closes_the_writer() {
     let digest = writer.commit(Expected::default(), Labels::new()).await.unwrap();
     assert_eq!(digest, Digest::of("small"));
 }
+
+/// An ext4 with fs-verity in a file, mounted until it is dropped; a word about it where that is not to
+/// be had.
+struct Verity(TempDir);
+
+impl Verity {
+    fn new() -> Option<Self> {
+        let folder = TempDir::new().unwrap();
+        let (image, at) = (folder.path().join("image"), folder.path().join("at"));
+        fs::File::create(&image).unwrap().set_len(64 << 20).unwrap();
+        fs::create_dir(&at).unwrap();
+        let run = |program: &str, words: &[&std::ffi::OsStr]| {
+            let run = sys::Command::new(program).args(words).combined_output();
+            let failed = match run {
+                Ok(output) if output.exit.success() => return true,
+                Ok(output) => String::from_utf8_lossy(&output.stdout).into_owned(),
+                Err(error) => error.to_string(),
+            };
+            println!("skipped: {program}: {failed}");
+            false
+        };
+        let of = std::ffi::OsStr::new;
+        let made = run(
+            "mkfs.ext4",
+            &["-q", "-O", "verity"]
+                .map(of)
+                .into_iter()
+                .chain([image.as_os_str()])
+                .collect::<Vec<_>>(),
+        ) && run("mount", &[of("-o"), of("loop,rw"), image.as_os_str(), at.as_os_str()]);
+        made.then_some(Self(folder))
+    }
+
+    fn path(&self) -> PathBuf {
+        self.0.path().join("at")
+    }
+}
+
+impl Drop for Verity {
+    fn drop(&mut self) {
+        drop(sys::Command::new("umount").arg("-l").arg(self.path()).combined_output());
+    }
+}
+
+#[tokio::test]
+async fn where_the_filesystem_can_a_blob_is_sealed() {
+    let Some(disk) = Verity::new() else { return };
+    let store = Local::open(disk.path().join("store")).unwrap();
+    let digest =
+        blob::write(&store, "r", Expected::default(), "hello", Labels::new()).await.unwrap();
+    assert_eq!(blob::read(&store, &digest, 9).await.unwrap(), "hello");
+    let path = disk.path().join("store/blobs/sha256").join(digest.hex());
+    let about = rustix::fs::statx(
+        rustix::fs::CWD,
+        &path,
+        rustix::fs::AtFlags::empty(),
+        rustix::fs::StatxFlags::BASIC_STATS,
+    );
+    let attributes = about.unwrap().stx_attributes;
+    if !attributes.contains(rustix::fs::StatxAttributes::VERITY) {
+        println!("skipped: this kernel has no fs-verity");
+        return;
+    }
+    // Root may write to any file, but not to this one.
+    assert!(fs::OpenOptions::new().write(true).open(&path).is_err());
+    store.delete(&digest).await.unwrap();
+}

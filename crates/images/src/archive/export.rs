@@ -93,7 +93,8 @@ impl Plan {
         }
         let layout = json!({ "imageLayoutVersion": LAYOUT_VERSION });
         plan.text(LAYOUT, 0o444, to_json(&layout)?);
-        let index = Index { schema_version: 2, manifests: listed, ..Index::default() };
+        let media_type = media_types::INDEX.to_owned();
+        let index = Index { schema_version: 2, media_type, manifests: listed, ..Index::default() };
         plan.text(INDEX, 0o644, to_json(&index)?);
         if !what.skip_docker_manifest && !plan.docker.is_empty() {
             let saved = plan.saved(store).await.context(|| "unable to create manifests file")?;

@@ -10,6 +10,10 @@ use super::{fault::Outcome, file::File};
 /// How many reads go on at the same time. More would only take turns on the processors.
 const AT_ONCE: usize = 16;
 
+/// How many connections stay open while nobody reads. Each keeps the pages that it has read, up to 2 MB
+/// (<https://www.sqlite.org/pragma.html#pragma_cache_size>), and a burst would leave [`AT_ONCE`] of them.
+const KEPT: usize = 3;
+
 /// Connections for reading. Each read sees one state of the database and waits for no writer.
 #[derive(Debug)]
 pub(crate) struct Readers {
@@ -42,8 +46,19 @@ impl Readers {
         let idle = self.idle().pop();
         let connection = idle.map_or_else(|| self.file.reader(), Ok)?;
         let answer = in_one_state(&connection, work);
-        self.idle().push(connection);
+        self.keep(connection);
         answer.map_err(Into::into)
+    }
+
+    /// Keeps a connection for the next one, unless enough wait already.
+    fn keep(&self, connection: Connection) {
+        let mut idle = self.idle();
+        if idle.len() < KEPT {
+            return idle.push(connection);
+        }
+        // It is closed when nobody waits for the others.
+        drop(idle);
+        drop(connection);
     }
 
     fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {

@@ -32,7 +32,7 @@ pub(super) fn copy(to: &mut Connection, from: &Path) -> Result<()> {
         }
         to.pragma_update(None, "foreign_keys", true)
     };
-    Ok(copy(to).map_err(sql)?)
+    copy(to).map_err(sql)
 }
 
 fn copy_table(from: &Connection, to: &Connection, table: &str) -> rusqlite::Result<()> {

@@ -192,8 +192,14 @@ impl Store for Content {
             expected: expected.clone(),
             stored,
         };
-        let writing = match self.db.write(move |tx| beginning.run(tx)).await? {
-            Begun::Exists(error) => return Err(error),
+        // A power cut may take an ingest that was only begun; what a lease holds it may not.
+        let writing = match self.db.write_lazily(move |tx| beginning.run(tx)).await? {
+            Begun::Exists(error) => {
+                if self.scope.lease().is_some() {
+                    self.db.sync().await?;
+                }
+                return Err(error);
+            }
             Begun::Promised { backend_ref, digest, size } => {
                 Writing::promised(self, reference, backend_ref, digest, size, held)
             }

@@ -288,6 +288,8 @@ impl Controller for Scoped {
     }
 
     async fn metrics(&self, id: &str) -> Result<Option<Metric>> {
+        // What has no task has no statistics, and is missing.
+        self.tasks.get(id, "").await.map_err(|error| named(error, id))?;
         let filters = Filters::parse([format!("id=={id}")])?;
         Ok(self.tasks.metrics(&filters).await?.pop())
     }

@@ -23,6 +23,11 @@ use crate::{
     tasks::{blocking, wire_any, wire_mount},
 };
 
+/// What a connection says that is being closed (`github.com/containerd/ttrpc`, `errors.go`).
+const CLOSED: &str = "ttrpc: closed";
+/// How long a shim that ends may take to be gone.
+const LEAVING: Duration = Duration::from_secs(1);
+
 /// The sandboxes of a daemon that are shims, found again after a restart.
 pub struct Sandboxes {
     shims: Arc<Shims>,
@@ -159,8 +164,10 @@ impl Scoped {
     {
         let shim = self.find(id).await?;
         let patience = Some(self.all.shims.config.timeouts.call);
-        let answer = shim.call_sandbox(method, &request, patience).await;
-        answer.map_err(|error| if shim.is_closed() { missing(id) } else { error })
+        match shim.call_sandbox(method, &request, patience).await {
+            Err(error) if is_gone(&shim, &error).await => Err(missing(id)),
+            answer => answer,
+        }
     }
 
     /// How a sandbox ended whose shim went away while somebody waited.
@@ -177,6 +184,13 @@ impl Scoped {
             _ => unknown,
         }
     }
+}
+
+/// Whether a call failed because the shim has ended. One that is about to refuses calls before its
+/// connection is closed.
+async fn is_gone(shim: &Shim, error: &Error) -> bool {
+    let is_cut = error.kind() == Kind::Unavailable || error.to_string().ends_with(CLOSED);
+    shim.is_closed() || is_cut && tokio::time::timeout(LEAVING, shim.closed()).await.is_ok()
 }
 
 #[async_trait]
@@ -272,7 +286,7 @@ impl Controller for Scoped {
             Ok(pb::WaitSandboxResponse { exit_status, exited_at }) => {
                 Ok(Exit { pid: 0, status: exit_status, at: time(exited_at) })
             }
-            Err(_) if shim.is_closed() => Ok(self.ended(id).await),
+            Err(error) if is_gone(&shim, &error).await => Ok(self.ended(id).await),
             Err(error) => Err(error.context(format!("failed to wait sandbox {id}"))),
         }
     }
@@ -290,7 +304,7 @@ impl Controller for Scoped {
         let request = pb::SandboxStatusRequest { sandbox_id: id.to_owned(), verbose };
         let patience = Some(self.all.shims.config.timeouts.state);
         let told = match shim.call_sandbox("SandboxStatus", &request, patience).await {
-            Err(_) if shim.is_closed() => return Ok(gone()),
+            Err(error) if is_gone(&shim, &error).await => return Ok(gone()),
             told => told.context(|| format!("failed to query sandbox {id} status"))?,
         };
         let pb::SandboxStatusResponse { pid, state, info, created_at, exited_at, extra, .. } = told;

@@ -6,6 +6,8 @@
 //! receiver --WindowUpdate{65536}--> sender
 //! receiver <-----Data{32768}------- sender, while there is room
 //! ```
+use std::time::Duration;
+
 use api::containerd::types::transfer::{Data, WindowUpdate};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream::BoxStream};
@@ -18,6 +20,8 @@ use crate::convert::{ToWire, any};
 /// The most data of a message, and how much room a receiver gives.
 const MAX_DATA: usize = 32 * 1024;
 const WINDOW: usize = 2 * MAX_DATA;
+/// How long a receiver has to take the last of it.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// How many messages may wait for whoever reads.
 const WAITING: usize = 8;
 
@@ -73,6 +77,16 @@ pub(crate) async fn send(mut stream: Stream, mut source: mpsc::Receiver<Bytes>) 
             stream.send(any(api::pack(&Data { data }))).await?;
         }
     }
+    let taken = async {
+        while room < WINDOW {
+            room += more_room(&mut stream).await?;
+        }
+        Ok::<_, Error>(())
+    };
+    // Whoever has taken everything has given a whole window of room since. One that gives none is
+    // not waited for: it has been sent everything.
+    drop(tokio::time::timeout(PATIENCE, taken).await);
+    stream.settle().await;
     Ok(())
 }
 

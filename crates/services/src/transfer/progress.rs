@@ -34,6 +34,7 @@ impl Reporter {
                     return;
                 }
             }
+            stream.settle().await;
         });
         Self {
             sender: Arc::new(Mutex::new(Some(sender))),

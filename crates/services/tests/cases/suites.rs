@@ -1,16 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use ::content::{Local, Memory, Store};
 use ::diff::{Walking, suite::Bench};
+use ::mount::{Mount, UnmountFlags};
 use ::records::suite::Keeper;
-use ::snapshots::{Capability, Overlay, Snapshotter};
+use ::snapshots::{
+    Blockfile, BlockfileOptions, Btrfs, Capability, Native, Overlay, Snapshotter, suite::Manner,
+};
 use metadata::{Backends, Db, Options};
 use services::{
     Limits, containers, content, diff, images, leases, mounts, namespaces, sandboxes, snapshots,
 };
 use tempfile::TempDir;
 use tonic::service::Routes;
+use types::Result;
 
 use super::world::{Served, scope};
 
@@ -58,6 +66,96 @@ async fn snapshots_are_kept_as_the_suite_says() {
         snapshots::connect(peer, "overlayfs", vec![Capability::Rebase])
     })
     .await;
+}
+
+/// What takes longer than all else, and is the same through the socket.
+const LONG: &[&str] = &["a_hundred_and_twenty_eight_layers_are_mounted"];
+
+/// Plays the suite over `connect(serve(open(root)))`.
+async fn hold<S: Snapshotter>(base: &Path, manner: Manner, open: impl Fn(&Path) -> Result<S>) {
+    let servers = Servers::default();
+    ::snapshots::suite::run_in(manner, base, async |root| {
+        let it: Arc<dyn Snapshotter> = Arc::new(open(&root).unwrap());
+        let capabilities = it.capabilities().to_vec();
+        let served = snapshots::serve(move |_, _| Ok(it.clone()), Limits::default());
+        snapshots::connect(servers.peer(Routes::new(served)).await, "any", capabilities)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn snapshots_that_are_copies_are_kept_as_the_suite_says() {
+    let folder = TempDir::new().unwrap();
+    let manner = Manner { without: LONG, ..Manner::default() };
+    hold(folder.path(), manner, |root| Native::open(root)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn snapshots_that_are_subvolumes_are_kept_as_the_suite_says() {
+    let Some(disk) = Disk::new("btrfs") else { return };
+    let manner = Manner { without: LONG, ..Manner::default() };
+    hold(&disk.path(), manner, |root| Btrfs::open(root)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn snapshots_that_are_images_are_kept_as_the_suite_says() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("scratch");
+    if !make("ext4", &file, 8 << 20) {
+        return;
+    }
+    let options = BlockfileOptions { scratch_file: Some(file), ..BlockfileOptions::default() };
+    let manner = Manner { images: true, without: LONG, ..Manner::default() };
+    hold(folder.path(), manner, |root| Blockfile::open(root, options.clone())).await;
+}
+
+/// Makes a filesystem in a file; says why where that cannot be.
+fn make(kind: &str, file: &Path, size: u64) -> bool {
+    fs_err::File::create(file).unwrap().set_len(size).unwrap();
+    let program = format!("mkfs.{kind}");
+    let made = std::process::Command::new(&program).arg("-q").arg(file).status();
+    let is_made = made.as_ref().is_ok_and(std::process::ExitStatus::success);
+    if !is_made {
+        println!("skipped: {program}: {made:?}");
+    }
+    is_made
+}
+
+/// A filesystem in a file, mounted until it is dropped.
+struct Disk(TempDir);
+
+impl Disk {
+    fn new(kind: &str) -> Option<Self> {
+        let folder = TempDir::new().unwrap();
+        let (file, at) = (folder.path().join("image"), folder.path().join("at"));
+        fs_err::create_dir(&at).unwrap();
+        if !make(kind, &file, 512 << 20) {
+            return None;
+        }
+        let mount = Mount {
+            kind: kind.into(),
+            source: file.to_string_lossy().into_owned(),
+            target: String::new(),
+            options: vec!["loop".into()],
+        };
+        match ::mount::one(&mount, &at) {
+            Ok(()) => Some(Self(folder)),
+            Err(error) => {
+                println!("skipped: {kind} cannot be mounted here: {error}");
+                None
+            }
+        }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.0.path().join("at")
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        drop(::mount::unmount_recursive(&self.path(), UnmountFlags::DETACH));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
