@@ -12,7 +12,7 @@ pub fn play(parts: Parts, scenario: fn(&mut World) -> Outcome) -> Outcome {
     let mut world = World::new(parts)?;
     let played = scenario(&mut world).and_then(|()| world.daemon.estate().assert_clean());
     played.map_err(|failure| {
-        failure.with_section("log of containerd", &tail(&world.daemon.log(), 60)).told_at_once()
+        failure.told_at_once().with_section("log of containerd", &tail(&world.daemon.log(), 60))
     })
 }
 

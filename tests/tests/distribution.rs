@@ -56,7 +56,9 @@ fn encoded(bytes: &[u8]) -> Vec<u8> {
     bytes.iter().map(|byte| byte.wrapping_add(1)).collect()
 }
 
-/// Has the daemon know the decoder, for two kinds of layers.
+/// Has the daemon know the decoder, for two kinds of layers, in place of those that Go's containerd
+/// has from the start: of two that accept the same, it takes any (containerd
+/// `cmd/containerd/command/config.go`, `streamProcessors`).
 fn configure_decoder(world: &mut World) -> Outcome {
     let decoder = world.daemon.home().join("decoder");
     fs_err::write(&decoder, DECODER)?;
@@ -69,8 +71,13 @@ fn configure_decoder(world: &mut World) -> Outcome {
         )
     };
     let layer = "application/vnd.oci.image.layer.v1.tar";
-    let open = section("e2e.open", ENCRYPTED, &format!("{layer}+gzip"), "");
-    let keyed = section("e2e.keyed", SEALED, layer, "\"--key\"");
+    let open = section(
+        "io.containerd.ocicrypt.decoder.v1.tar.gzip",
+        ENCRYPTED,
+        &format!("{layer}+gzip"),
+        "",
+    );
+    let keyed = section("io.containerd.ocicrypt.decoder.v1.tar", SEALED, layer, "\"--key\"");
     change_config(world, |text| format!("{text}\n{open}{keyed}"))
 }
 
