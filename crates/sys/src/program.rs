@@ -25,7 +25,7 @@ mod tests {
         let own = directory.path().join("sh");
         let elsewhere = find("sh", Some(directory.path())).unwrap();
         assert!(elsewhere.ends_with("sh") && elsewhere != own, "{elsewhere:?}");
-        std::fs::write(&own, "").unwrap();
+        fs_err::write(&own, "").unwrap();
         assert_eq!(find("sh", Some(directory.path())), Some(own));
     }
 
