@@ -9,8 +9,17 @@ use std::time::{Duration, Instant};
 use crate::procfs::memory;
 use crate::{Ctr, Daemon, Failure, Outcome, ensure};
 
-/// Containers between two looks at the daemon.
-const ROUND: usize = 40;
+/// How containers come and go.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// How many there are at a time.
+    pub at_once: usize,
+    /// How many come and go between two looks at the daemon.
+    pub round: usize,
+    /// How long the daemon is left alone before each look, in which it can give back what it does
+    /// not need any more.
+    pub rest: Duration,
+}
 
 /// What a daemon holds while it has nothing to do.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -61,8 +70,11 @@ impl Report {
         let (Some(first), Some(last)) = (self.samples.get(1), self.samples.last()) else {
             return Err(Failure::new("nobody looked"));
         };
-        // A connection of a client may just be closing.
-        ensure!(last.descriptors <= first.descriptors + 2, "opened: {:?}", self.opened);
+        // Databases keep a few connections for those who read next, of three files each, and a client
+        // may just be leaving.
+        let opened = self.opened.iter().filter(|file| !file.contains(".sqlite")).count();
+        let is_bounded = last.descriptors <= first.descriptors + 12;
+        ensure!(opened <= 2 && is_bounded, "opened: {:?}", self.opened);
         ensure!(last.namespaces == 0, "the daemon holds namespaces: {last:?}");
         ensure!(last.sockets == 0, "sockets of shims are left: {last:?}");
         Ok(())
@@ -89,21 +101,15 @@ impl fmt::Display for Report {
     }
 }
 
-/// Takes containers of `image` through their life, `at_once` of them at a time. At each look the
-/// daemon is left alone for `rest`, in which it can give back what it does not need any more.
-pub fn churn(
-    daemon: &Daemon,
-    image: &str,
-    containers: usize,
-    at_once: usize,
-    rest: Duration,
-) -> Outcome<Report> {
+/// Takes containers of `image` through their life.
+pub fn churn(daemon: &Daemon, image: &str, containers: usize, pace: Pace) -> Outcome<Report> {
+    let Pace { at_once, round: length, rest } = pace;
     let started = Instant::now();
     let samples = vec![look(daemon, 0, rest)?];
     let mut report = Report { elapsed: Duration::ZERO, samples, opened: Vec::new() };
     let (mut done, mut first) = (0, Vec::new());
     while done < containers {
-        let count = ROUND.min(containers - done);
+        let count = length.min(containers - done);
         round(daemon, image, done..done + count, at_once)?;
         done += count;
         daemon.estate().assert_clean()?;

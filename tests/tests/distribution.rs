@@ -12,8 +12,8 @@ use api::containerd::types::Platform;
 use api::containerd::types::transfer::{ImageReference, ImageStore, OciRegistry, RegistryResolver};
 use e2e::process::run;
 use e2e::{
-    Blob, Context, Image, Layer, Outcome, PATIENCE, Packed, Registry, Tar, World, digest, ensure,
-    for_each_daemon, only_ours, over_the_wire, parts,
+    Blob, Context, Daemon, Image, Layer, Outcome, PATIENCE, Packed, Profile, Registry, Tar, World,
+    digest, ensure, for_each_daemon, only_ours, over_the_wire, parts,
 };
 use prost::Message;
 use serde_json::{Value, json};
@@ -34,6 +34,7 @@ only_ours!(
     what_refers_to_an_image_is_pulled_and_pushed_along,
     an_image_gets_all_the_names_that_the_wire_says,
     the_platforms_that_the_wire_says_are_pushed,
+    a_snapshotter_elsewhere_hears_whose_snapshots_they_are,
 );
 
 const ENCRYPTED: &str = "application/vnd.oci.image.layer.v1.tar+gzip+encrypted";
@@ -291,6 +292,27 @@ fn the_platforms_that_the_wire_says_are_pushed(world: &mut World) -> Outcome {
         let found = target.manifest("tools/many", &image.root.digest).is_ok();
         ensure!(found == is_there, "{} is there: {found}", image.root.digest);
     }
+    Ok(())
+}
+
+/// Another daemon stands in for a remote snapshotter: what it is told is seen in its namespaces.
+fn a_snapshotter_elsewhere_hears_whose_snapshots_they_are(world: &mut World) -> Outcome {
+    let elsewhere = Daemon::start(world.daemon.parts(), Profile::Dev)?;
+    let section = format!(
+        "[proxy_plugins.native]\n  type = \"snapshot\"\n  address = \"{}\"\n",
+        elsewhere.address().display()
+    );
+    change_config(world, |text| format!("{text}\n{section}"))?;
+    let image = world.registry()?.push(&Image::three_layers()?.pack()?, "tools/three:1")?;
+    world.ctr.ok(["images", "pull", "--plain-http", "--snapshotter", "native", &image])?;
+    let there = elsewhere.ctr().in_namespace_of(world.ctr.namespace());
+    let snapshots = there.lines(["snapshots", "--snapshotter", "native", "ls"])?;
+    assert_eq!(snapshots.len(), 1 + 3, "{snapshots:?}");
+    let own = elsewhere.ctr().lines(["snapshots", "--snapshotter", "native", "ls"])?;
+    assert_eq!(own.len(), 1, "{own:?}");
+    world.ctr.ok(["images", "rm", "--sync", &image])?;
+    let snapshots = there.lines(["snapshots", "--snapshotter", "native", "ls"])?;
+    assert_eq!(snapshots.len(), 1, "{snapshots:?}");
     Ok(())
 }
 

@@ -5,7 +5,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use e2e::process::{Output, run, send};
-use e2e::{Outcome, PATIENCE, World, churn, ensure, only_ours, procfs, wait};
+use e2e::{
+    Outcome, PATIENCE, World,
+    churn::{self, Pace},
+    ensure, only_ours, procfs, wait,
+};
 use rustix::process::Signal;
 
 only_ours!(
@@ -18,7 +22,8 @@ only_ours!(
 
 fn many_containers_leave_nothing(world: &mut World) -> Outcome {
     let image = world.busybox()?;
-    let report = churn::churn(&world.daemon, &image, 60, 8, Duration::ZERO)?;
+    let pace = Pace { at_once: 8, round: 30, rest: Duration::ZERO };
+    let report = churn::churn(&world.daemon, &image, 60, pace)?;
     println!("{report}");
     report.assert_clean()
 }

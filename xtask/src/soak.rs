@@ -3,7 +3,11 @@
 
 use std::time::Duration;
 
-use e2e::{Daemon, Failure, Image, Outcome, Parts, Profile, Registry, churn, ensure};
+use e2e::{
+    Daemon, Failure, Image, Outcome, Parts, Profile, Registry,
+    churn::{self, Pace},
+    ensure,
+};
 
 use crate::{install, show};
 
@@ -11,8 +15,8 @@ use crate::{install, show};
 /// twice as much. Caches and the allocator's gaps still grow by up to half of it at a thousand.
 const BOUND: f64 = 200.0;
 
-/// Longer than the daemon waits until it gives memory back.
-const REST: Duration = Duration::from_secs(12);
+/// The rest is longer than it takes the daemon to see that it is left alone.
+const PACE: Pace = Pace { at_once: 8, round: 100, rest: Duration::from_secs(12) };
 
 struct Options {
     containers: usize,
@@ -30,7 +34,7 @@ pub(crate) fn run(words: &[&str]) -> Outcome {
     let image = registry.push(&Image::busybox()?.pack()?, "soak/busybox:1")?;
     let daemon = Daemon::start(Parts::OURS, profile)?;
     daemon.ctr().ok(["images", "pull", "--plain-http", &image])?;
-    let report = churn::churn(&daemon, &image, containers, 8, REST)?;
+    let report = churn::churn(&daemon, &image, containers, PACE)?;
     println!("{report}");
     for file in &report.opened {
         println!("opened after the first round: {file}");

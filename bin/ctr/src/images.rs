@@ -8,7 +8,7 @@ mod hosts;
 mod import;
 mod inspect;
 mod list;
-mod mount;
+pub(crate) mod mount;
 mod package;
 mod pull;
 mod push;

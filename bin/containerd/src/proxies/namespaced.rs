@@ -1,9 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A snapshotter in another process, which is told on whose behalf it is called.
-use std::sync::Arc;
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use async_trait::async_trait;
-use futures_util::stream::BoxStream;
+use futures_util::{
+    StreamExt as _, TryFutureExt as _, TryStreamExt as _,
+    stream::{self, BoxStream},
+};
 use mount::Mount;
 use snapshots::{Capability, Commit, Info, Snapshotter, Usage};
 use tonic::transport::Channel;
@@ -19,17 +25,49 @@ pub(super) struct Namespaced {
     name: String,
     capabilities: Vec<Capability>,
     of_nobody: Arc<dyn Snapshotter>,
+    /// Whose snapshots it was asked about: a proxy that keeps them apart lists each one's own.
+    seen: Mutex<BTreeSet<String>>,
 }
 
 impl Namespaced {
     pub(super) fn new(channel: Channel, name: &str, capabilities: Vec<Capability>) -> Result<Self> {
         let of_nobody = connect(&channel, name, &capabilities, NOBODY)?;
-        Ok(Self { channel, name: name.to_owned(), capabilities, of_nobody })
+        let name = name.to_owned();
+        Ok(Self { channel, name, capabilities, of_nobody, seen: Mutex::default() })
     }
 
     fn of(&self, key: &str) -> Arc<dyn Snapshotter> {
-        let found = connect(&self.channel, &self.name, &self.capabilities, namespace(key));
-        found.unwrap_or_else(|_no_namespace| Arc::clone(&self.of_nobody))
+        let whose = namespace(key);
+        let Ok(found) = connect(&self.channel, &self.name, &self.capabilities, whose) else {
+            return Arc::clone(&self.of_nobody);
+        };
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if !seen.contains(whose) {
+            seen.insert(whose.to_owned());
+        }
+        found
+    }
+
+    /// On behalf of each namespace that is known.
+    fn of_all(&self) -> Vec<Arc<dyn Snapshotter>> {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let found =
+            seen.iter().map(|whose| connect(&self.channel, &self.name, &self.capabilities, whose));
+        found.filter_map(Result::ok).collect()
+    }
+
+    /// Everything that there is. Most proxies know no namespaces, and list it all to anybody.
+    async fn all(&self, filters: Filters) -> Result<Vec<Info>> {
+        let mut all: Vec<Info> = self.of_nobody.walk(filters.clone()).try_collect().await?;
+        if all.iter().any(|info| namespace(&info.name) != NOBODY) {
+            return Ok(all);
+        }
+        let mut known: HashSet<String> = all.iter().map(|info| info.name.clone()).collect();
+        for one in self.of_all() {
+            let more: Vec<Info> = one.walk(filters.clone()).try_collect().await?;
+            all.extend(more.into_iter().filter(|info| known.insert(info.name.clone())));
+        }
+        Ok(all)
     }
 }
 
@@ -90,10 +128,14 @@ impl Snapshotter for Namespaced {
     }
 
     fn walk(&self, filters: Filters) -> BoxStream<'_, Result<Info>> {
-        self.of_nobody.walk(filters)
+        let all = self.all(filters).map_ok(|all| stream::iter(all.into_iter().map(Ok)));
+        all.try_flatten_stream().boxed()
     }
 
     async fn cleanup(&self) -> Result<()> {
+        for one in self.of_all() {
+            one.cleanup().await?;
+        }
         self.of_nobody.cleanup().await
     }
 }

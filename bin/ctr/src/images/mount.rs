@@ -22,7 +22,7 @@ use crate::{connection::Connection, output::say, snapshots::Chosen, units};
 const EXPIRY: Duration = Duration::from_hours(24);
 
 /// The label by which what was activated stays as long as the snapshot.
-const GC_BREF_SNAPSHOT: &str = "containerd.io/gc.bref.snapshot.";
+pub(crate) const GC_BREF_SNAPSHOT: &str = "containerd.io/gc.bref.snapshot.";
 
 /// Mount the filesystem of an image.
 #[derive(Debug, Args)]

@@ -12,7 +12,7 @@ use spec::{ImageConfig, Spec, Users};
 use types::{Context as _, Error, Filters, Labels, Result};
 
 use super::{Named, flags::Flags, remap};
-use crate::{connection::Connection, network};
+use crate::{connection::Connection, images::mount::GC_BREF_SNAPSHOT, network};
 
 /// Says which users a snapshot's files are to belong to (containerd `core/snapshots/snapshotter.go`).
 const UID_MAPPING: &str = "containerd.io/snapshot/uidmapping";
@@ -131,7 +131,7 @@ impl Maker<'_> {
             working_dir: run.working_dir.clone(),
             user: run.user.clone(),
         };
-        let users = users_of(mounts).await?;
+        let users = users_of(client, &record, mounts).await?;
         let spec = self.plan(None, Some(&image), &users)?;
         client.containers.create(Container { spec: Some(spec.to_any()), ..record }).await
     }
@@ -208,8 +208,24 @@ impl Maker<'_> {
     }
 }
 
-/// The users and groups of a root filesystem, which is mounted for as long as it takes to read them.
-pub(crate) async fn users_of(mounts: Vec<Mount>) -> Result<Users> {
+/// The users and groups of a container's root filesystem, which is mounted for as long as it takes to
+/// read them.
+async fn users_of(client: &Client, container: &Container, mounts: Vec<Mount>) -> Result<Users> {
+    // What only the daemon can mount names something that was mounted before, or a transformation.
+    let is_managed = mounts.len() > 1 || mounts.iter().any(|mount| mount.kind.contains('/'));
+    if !is_managed {
+        return read_users(mounts).await;
+    }
+    let name = format!("users-of-{}-{}", container.id, std::process::id());
+    let label = format!("{GC_BREF_SNAPSHOT}{}", container.snapshotter);
+    let labels = Labels::from([(label, container.snapshot_key.clone())]);
+    let mounts = client.activate(&name, mounts, labels).await?;
+    let users = read_users(mounts).await;
+    client.deactivate(&name).await?;
+    users
+}
+
+async fn read_users(mounts: Vec<Mount>) -> Result<Users> {
     let read = move || Users::read_mounts(&mounts, &std::env::temp_dir());
     tokio::task::spawn_blocking(read).await.expect("reading users does not panic")
 }
@@ -220,7 +236,8 @@ pub(crate) async fn users(client: &Client, container: &Container, spec: &Spec) -
         return Users::read(Path::new(&spec.root.path));
     }
     let find = &client.snapshotters;
-    users_of(find(&container.snapshotter)?.mounts(&container.snapshot_key).await?).await
+    let mounts = find(&container.snapshotter)?.mounts(&container.snapshot_key).await?;
+    users_of(client, container, mounts).await
 }
 
 /// Mappings in one label: `0:1000:10,10:2000:1`.

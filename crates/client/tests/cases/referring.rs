@@ -41,7 +41,8 @@ async fn what_refers_to_an_image_is_kept_with_it_and_goes_with_it() {
     let (client, asked) = (world.client(), pull(&remote, &image.manifest, "overlay"));
     client.pull(&asked).await.unwrap();
     let subject = &image.manifest.digest;
-    let found = client.pull_referrers(&asked, subject, &[materials.clone()]).await.unwrap();
+    let found =
+        client.pull_referrers(&asked, subject, std::slice::from_ref(&materials)).await.unwrap();
     assert_eq!(found[0].descriptor.artifact_type.as_deref(), Some("application/spdx+json"));
     world.db.collect().await.unwrap();
     assert_eq!(world.blobs().await.len(), 3 + 3, "the image, and all of the artifact");

@@ -25,7 +25,7 @@ use types::{Error, Kind, Result};
 
 use super::{
     proxy::{Proxies, Proxy},
-    socks, tls,
+    tls,
 };
 use crate::Tls;
 
@@ -120,11 +120,11 @@ impl Service<Uri> for Route {
             let reached = connecting.await;
             let stream = reached.map_err(|error| refused(&super::explain(&error).1))?;
             let is_encrypted = uri.scheme_str() == Some("https");
-            if let Some(user) = &proxy.socks {
+            if let Some(login) = &proxy.socks {
                 let mut stream = stream.into_inner();
                 let port = uri.port_u16().unwrap_or(if is_encrypted { 443 } else { 80 });
                 let host = uri.host().unwrap_or_default();
-                let let_through = socks::connect(&mut stream, host, port, user.as_ref()).await;
+                let let_through = login.connect(&mut stream, host, port).await;
                 let_through.map_err(|error| refused(&error.to_string()))?;
                 return Ok(Line::Direct(TokioIo::new(stream)));
             }

@@ -6,6 +6,7 @@ use http::{HeaderValue, Uri};
 use percent_encoding::percent_decode_str;
 use types::{Error, Kind, Result};
 
+use super::socks::Login;
 use crate::{host::is_loopback, reference::split_port};
 
 /// The proxies through which hosts are reached.
@@ -25,8 +26,8 @@ pub(crate) struct Proxy {
     pub(crate) uri: Uri,
     /// Who we are to it, if it speaks HTTP.
     pub(crate) authorization: Option<HeaderValue>,
-    /// What it is told if it speaks SOCKS: a user and a password, if there are any.
-    pub(crate) socks: Option<Option<(Vec<u8>, Vec<u8>)>>,
+    /// What it is told, if it speaks SOCKS.
+    pub(crate) socks: Option<Login>,
 }
 
 impl fmt::Debug for Proxy {
@@ -122,7 +123,7 @@ fn parse(name: &str, text: &str) -> Result<Proxy> {
         let plain = |text: &str| percent_decode_str(text).collect::<Vec<u8>>();
         let user = user.map(|user| user.split_once(':').unwrap_or((user, "")));
         let user = user.map(|(user, password)| (plain(user), plain(password)));
-        return Ok(Proxy { uri, authorization: None, socks: Some(user) });
+        return Ok(Proxy { uri, authorization: None, socks: Some(Login(user)) });
     }
     let authorization = user.map(|user| {
         let plain: Vec<u8> = percent_decode_str(user).collect();

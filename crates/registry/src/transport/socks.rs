@@ -12,43 +12,51 @@ const VERSION: u8 = 5;
 const NO_PASSWORD: u8 = 0;
 const PASSWORD: u8 = 2;
 
-/// A user and a password.
-type User = (Vec<u8>, Vec<u8>);
+/// Who we are to it: a user and a password, if that is wanted.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Login(pub(super) Option<(Vec<u8>, Vec<u8>)>);
 
-/// Has a proxy connect us to a host.
-///
-/// # Cancel safety
-///
-/// Not: the connection is of no more use.
-pub(super) async fn connect(
-    stream: &mut TcpStream,
-    host: &str,
-    port: u16,
-    user: Option<&User>,
-) -> Result<()> {
-    let methods: &[u8] = if user.is_some() { &[NO_PASSWORD, PASSWORD] } else { &[NO_PASSWORD] };
-    stream.write_all(&[&[VERSION, methods.len() as u8], methods].concat()).await?;
-    match (answer(stream).await?, user) {
-        ([VERSION, NO_PASSWORD], _) => {}
-        ([VERSION, PASSWORD], Some(user)) => log_in(stream, user).await?,
-        _ => return Err(refused("no acceptable authentication methods")),
+impl Login {
+    /// Has a proxy connect us to a host.
+    ///
+    /// # Cancel safety
+    ///
+    /// Not: the connection is of no more use.
+    pub(super) async fn connect(
+        &self,
+        stream: &mut TcpStream,
+        host: &str,
+        port: u16,
+    ) -> Result<()> {
+        let methods: &[u8] = match self.0 {
+            Some(_) => &[VERSION, 2, NO_PASSWORD, PASSWORD],
+            None => &[VERSION, 1, NO_PASSWORD],
+        };
+        stream.write_all(methods).await?;
+        match (answer(stream).await?, &self.0) {
+            ([VERSION, NO_PASSWORD], _) => {}
+            ([VERSION, PASSWORD], Some((user, password))) => {
+                log_in(stream, user, password).await?;
+            }
+            _ => return Err(refused("no acceptable authentication methods")),
+        }
+        stream.write_all(&request(host, port)?).await?;
+        let [version, reply] = answer(stream).await?;
+        if version != VERSION || reply != 0 {
+            return Err(refused(reason(reply)));
+        }
+        // Where it connects from is of no interest, but has to be read.
+        let [_reserved, kind] = answer(stream).await?;
+        let length = match kind {
+            1 => 4,
+            4 => 16,
+            3 => usize::from(stream.read_u8().await?),
+            _ => return Err(refused("unknown address type")),
+        };
+        let mut bound = vec![0; length + 2];
+        stream.read_exact(&mut bound).await?;
+        Ok(())
     }
-    stream.write_all(&request(host, port)?).await?;
-    let [version, reply] = answer(stream).await?;
-    if version != VERSION || reply != 0 {
-        return Err(refused(reason(reply)));
-    }
-    // Where it connects from is of no interest, but has to be read.
-    let [_reserved, kind] = answer(stream).await?;
-    let length = match kind {
-        1 => 4,
-        4 => 16,
-        3 => usize::from(stream.read_u8().await?),
-        _ => return Err(refused("unknown address type")),
-    };
-    let mut bound = vec![0; length + 2];
-    stream.read_exact(&mut bound).await?;
-    Ok(())
 }
 
 async fn answer(stream: &mut TcpStream) -> Result<[u8; 2]> {
@@ -57,7 +65,7 @@ async fn answer(stream: &mut TcpStream) -> Result<[u8; 2]> {
     Ok(both)
 }
 
-async fn log_in(stream: &mut TcpStream, (user, password): &User) -> Result<()> {
+async fn log_in(stream: &mut TcpStream, user: &[u8], password: &[u8]) -> Result<()> {
     let long = |_| Error::invalid("a user or password that is too long for SOCKS");
     let mut message = vec![1, u8::try_from(user.len()).map_err(long)?];
     message.extend_from_slice(user);
