@@ -176,7 +176,7 @@ fn wrap_criu(place: &Path) -> Outcome {
 }
 
 fn play(tools: &Path, only: Option<&str>) -> Outcome {
-    let mut cargo = run::cargo(&["test", "-p", "e2e", "--test", "main", "--"]);
+    let mut cargo = run::cargo(&["test", "-p", "e2e", "--test", "e2e", "--"]);
     match only {
         Some(word) => cargo.arg(word),
         None => cargo.args(CASTS),
