@@ -216,8 +216,9 @@ mod tests {
 
     #[test]
     fn an_outcome_that_makes_no_sense_is_refused() {
-        let change = Container { spec: None, ..a_container() };
-        let error = a_container().change(change, &mask(&["spec"])).unwrap_err();
+        let labels = [("k".to_owned(), "v".repeat(4096))].into();
+        let change = Container { labels, ..a_container() };
+        let error = a_container().change(change, &mask(&["labels"])).unwrap_err();
         assert_eq!(error.kind(), Kind::InvalidArgument);
     }
 

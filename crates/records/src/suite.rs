@@ -111,7 +111,6 @@ async fn what_makes_no_sense_is_refused(keeper: &Keeper) {
     let too_long = Labels::from([("k".to_owned(), "v".repeat(4096))]);
     check(&*keeper.containers, container("not/an/id")).await;
     check(&*keeper.containers, Container { runtime: Runtime::default(), ..container("c") }).await;
-    check(&*keeper.containers, Container { spec: None, ..container("c") }).await;
     check(&*keeper.containers, Container { snapshotter: String::new(), ..container("c") }).await;
     check(&*keeper.containers, Container { labels: too_long.clone(), ..container("c") }).await;
     check(&*keeper.images, image("")).await;

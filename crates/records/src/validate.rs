@@ -10,6 +10,8 @@ pub(crate) fn namespace(namespace: &Namespace) -> Result<()> {
     check_labels(&namespace.labels, "namespace.Labels")
 }
 
+/// A spec is wanted by those who run it, and not here: Go's store asks for one, but takes the one that
+/// its service makes of none (containerd `plugins/services/containers/helpers.go`).
 pub(crate) fn container(container: &Container) -> Result<()> {
     identifiers::validate(&container.id).context(|| "container.ID")?;
     if container.extensions.contains_key("") {

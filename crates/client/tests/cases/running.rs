@@ -90,7 +90,8 @@ async fn a_container_is_a_record_and_a_snapshot_over_its_image() {
 async fn a_container_that_cannot_be_kept_leaves_no_snapshot() {
     let world = World::new().await;
     let image = pulled(&world, "overlay").await;
-    let container = Container { spec: None, ..container("c", "{}") };
+    let too_long = Labels::from([("k".into(), "v".repeat(4096))]);
+    let container = Container { labels: too_long, ..container("c", "{}") };
     world.client().new_container(over(&image, container)).await.unwrap_err();
     assert_eq!(world.snapshots("overlay").await, (3, 0));
 }
