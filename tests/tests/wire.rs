@@ -135,6 +135,7 @@ impl Wire {
         self.runtime.block_on(self.answers::<M, ()>(method, messages, limit)).map(drop)
     }
 
+    /// The daemon is told of no deadline, or it would be chance which side comes first with the news.
     async fn answers<M, R>(
         &self,
         method: &str,
@@ -145,11 +146,19 @@ impl Wire {
         M: Message + 'static,
         R: Message + Default + 'static,
     {
+        let answers = tokio::time::timeout(limit, self.all(method, messages)).await;
+        answers.unwrap_or_else(|late| Err(Status::deadline_exceeded(format!("{method}: {late}"))))
+    }
+
+    async fn all<M, R>(&self, method: &str, messages: Vec<M>) -> Result<Vec<R>, Status>
+    where
+        M: Message + 'static,
+        R: Message + Default + 'static,
+    {
         let path =
             PathAndQuery::try_from(format!("/containerd.services.{}/{method}", self.service))
                 .map_err(|error| Status::internal(error.to_string()))?;
         let mut request = Request::new(tokio_stream::iter(messages));
-        request.set_timeout(limit);
         if let Some(namespace) = Some(&self.namespace).filter(|name| !name.is_empty()) {
             let value = MetadataValue::try_from(namespace)
                 .map_err(|error| Status::internal(error.to_string()))?;
