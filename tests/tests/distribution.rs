@@ -41,6 +41,9 @@ const ENCRYPTED: &str = "application/vnd.oci.image.layer.v1.tar+gzip+encrypted";
 const SEALED: &str = "application/vnd.oci.image.layer.v1.tar+encrypted";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
+/// The decoder that is sent a payload.
+const KEYED: &str = "io.containerd.ocicrypt.decoder.v1.tar";
+
 /// A decoder of the tests: each byte is one more than it was. With `--key` it wants to be told a word
 /// on file descriptor 3, and with anything else it complains.
 const DECODER: &str = "#!/bin/sh\n\
@@ -77,7 +80,7 @@ fn configure_decoder(world: &mut World) -> Outcome {
         &format!("{layer}+gzip"),
         "",
     );
-    let keyed = section("io.containerd.ocicrypt.decoder.v1.tar", SEALED, layer, "\"--key\"");
+    let keyed = section(KEYED, SEALED, layer, "\"--key\"");
     change_config(world, |text| format!("{text}\n{open}{keyed}"))
 }
 
@@ -155,7 +158,7 @@ fn a_decoder_gets_what_was_sent_along_with_the_layer(world: &mut World) -> Outco
                 options: vec!["rbind".to_owned(), "rw".to_owned()],
                 ..Mount::default()
             }],
-            payloads: payload.into_iter().map(|it| ("e2e.keyed".to_owned(), it)).collect(),
+            payloads: payload.into_iter().map(|it| (KEYED.to_owned(), it)).collect(),
             ..ApplyRequest::default()
         };
         let answer = wire.ask::<_, ApplyResponse>("Apply", request, Duration::from_secs(30));
