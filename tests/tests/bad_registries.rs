@@ -4,10 +4,11 @@
 
 use std::time::{Duration, Instant};
 
-use e2e::{Auth, Blob, Fault, Image, KnobRegistry, Layer, Outcome, Packed, Part, Tar, World};
+use e2e::{Auth, Blob, Fault, Image, KnobRegistry, Layer, Outcome, Part, Tar, World};
 use e2e::{ensure, only_ours};
 use serde_json::json;
 
+use crate::faults::{pull, stocked};
 use crate::store::{assert_empty, collect};
 
 only_ours!(
@@ -25,17 +26,6 @@ only_ours!(
 );
 
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
-
-fn stocked() -> Outcome<(KnobRegistry, String, Packed)> {
-    let registry = KnobRegistry::start()?;
-    let packed = Image::three_layers()?.with(Layer::noise("srv/noise", 300_000, 11)).pack()?;
-    let image = registry.put(&packed, "tools/three:1")?;
-    Ok((registry, image, packed))
-}
-
-fn pull<'a>(image: &'a str, more: &[&'a str]) -> Vec<&'a str> {
-    [&["images", "pull", "--plain-http"], more, &[image]].concat()
-}
 
 /// Pulls an image that works, and removes it without a trace.
 fn assert_comes(world: &World, image: &str, more: &[&str]) -> Outcome {

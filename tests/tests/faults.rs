@@ -21,14 +21,15 @@ for_each_daemon!(
     a_slow_registry_is_waited_for,
 );
 
-fn stocked() -> Outcome<(KnobRegistry, String, Packed)> {
+/// A registry with an image, and what was packed into it.
+pub(super) fn stocked() -> Outcome<(KnobRegistry, String, Packed)> {
     let registry = KnobRegistry::start()?;
     let packed = Image::three_layers()?.with(Layer::noise("srv/noise", 300_000, 11)).pack()?;
     let image = registry.put(&packed, "tools/three:1")?;
     Ok((registry, image, packed))
 }
 
-fn pull<'a>(image: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+pub(super) fn pull<'a>(image: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     [&["images", "pull", "--plain-http"], more, &[image]].concat()
 }
 

@@ -48,10 +48,12 @@ fn take_away(places: &Places, host: &Host, orphan: &Thing) -> Result<()> {
 /// A shim that has nobody to look after is ended. One that has would leave a container to itself.
 fn end_shim(orphan: &Thing) -> Result<()> {
     let pid: i32 = orphan.name.split(' ').next().and_then(|pid| pid.parse().ok()).unwrap_or(0);
-    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
-    let children = children.unwrap_or_default();
-    if !children.trim().is_empty() {
-        let text = format!("its processes still run: {}", children.trim());
+    let children = match children(pid) {
+        Err(error) if error.kind() == ErrorKind::NotFound && !alive(pid) => return Ok(()),
+        children => children?,
+    };
+    if !children.is_empty() {
+        let text = format!("its processes still run: {}", children.join(" "));
         return Err(Error::failed_precondition(text));
     }
     let Some(pid) = Pid::from_raw(pid) else { return Ok(()) };
@@ -59,6 +61,20 @@ fn end_shim(orphan: &Thing) -> Result<()> {
         Err(error) if error != rustix::io::Errno::SRCH => Err(std::io::Error::from(error).into()),
         _ => Ok(()),
     }
+}
+
+fn alive(pid: i32) -> bool {
+    Path::new(&format!("/proc/{pid}")).exists()
+}
+
+/// The children of all threads of a process. What cannot be read is not taken for none.
+fn children(pid: i32) -> std::io::Result<Vec<String>> {
+    let mut all = Vec::new();
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let children = fs::read_to_string(thread?.path().join("children"))?;
+        all.extend(children.split_whitespace().map(str::to_owned));
+    }
+    Ok(all)
 }
 
 /// Only what is not mounted is removed: below a mount are somebody's files.
