@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Scope, ScopedJoinHandle};
 
+use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 
 use super::goods::{Good, Goods};
 use super::ledger::{Ledger, Thing};
 use crate::process::run;
-use crate::wait::PATIENCE;
+use crate::wait::{PATIENCE, until};
 use crate::{Context, Ctr, Daemon, Failure, Outcome};
 
 /// How much is written into a snapshot before it is committed.
@@ -140,8 +141,11 @@ pub(super) fn on_snapshot<T>(
 ) -> Outcome<T> {
     fs_err::create_dir(at)?;
     let done = mounted(ctr, key, at, work);
-    fs_err::remove_dir(at)?;
-    done
+    let removed = fs_err::remove_dir(at);
+    // Why it is still mounted says more than that it cannot be removed.
+    let done = done?;
+    removed?;
+    Ok(done)
 }
 
 fn mounted<T>(
@@ -154,6 +158,15 @@ fn mounted<T>(
     let words = ctr.ok(["snapshots", "mounts", &target, key])?;
     run(Command::new("sh").args(["-ec", &words]), PATIENCE)?.ok()?;
     let done = work(at);
-    unmount(at, UnmountFlags::empty()).context("unmount a snapshot")?;
+    free(at)?;
     done
+}
+
+/// Unmounts, so that all is written before it returns, what is in nobody's way for long: a process
+/// that another test starts has our open files for as long as it has not become its program.
+fn free(at: &Path) -> Outcome {
+    until("the unmounting of a snapshot", PATIENCE, || match unmount(at, UnmountFlags::empty()) {
+        Err(Errno::BUSY) => Ok(None),
+        told => told.context("unmount a snapshot").map(Some),
+    })
 }
