@@ -7,6 +7,7 @@
 #[cfg(test)]
 mod cases {
     mod codes;
+    mod files;
     mod sandboxers;
     mod streams;
     mod suites;
