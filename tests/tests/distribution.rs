@@ -66,8 +66,7 @@ fn encoded(bytes: &[u8]) -> Vec<u8> {
 /// `cmd/containerd/command/config.go`, `streamProcessors`).
 fn configure_decoder(world: &mut World) -> Outcome {
     let decoder = world.daemon.home().join("decoder");
-    fs_err::write(&decoder, DECODER)?;
-    run(Command::new("chmod").arg("755").arg(&decoder), PATIENCE)?.ok()?;
+    sys::program::install(&decoder, DECODER.as_bytes())?;
     let path = decoder.display();
     let section = |id: &str, accepts: &str, returns: &str, args: &str| {
         format!(
