@@ -126,7 +126,7 @@ fn absent(removed: std::io::Result<()>) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::{os::unix::fs::symlink, process::Stdio, time::Duration};
+    use std::{io::Read, os::unix::fs::symlink, process::Stdio, time::Duration};
 
     use records::audit::State;
     use sys::{Child, Exit};
@@ -135,14 +135,19 @@ mod tests {
     use super::*;
 
     /// A process that passes for the shim of `n/id` at the socket `/a`, and does what a shell is told.
+    /// It has told that it has begun: a program has no command line yet when its start is reported.
     fn shim(folder: &TempDir, does: &str) -> Child {
         let program = folder.path().join("containerd-shim-test");
         if !program.exists() {
             symlink("/bin/sh", &program).unwrap();
         }
-        let words = ["-c", does, "-namespace", "n", "-id", "id", "-address", "/a"];
+        let does = format!("exec 3<&0; {does} echo begun; read word");
+        let words = ["-c", &does, "-namespace", "n", "-id", "id", "-address", "/a"];
         let command = sys::Command::new(program).args(words).stdin(Stdio::piped());
-        command.stdout(Stdio::piped()).spawn().unwrap()
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = [0; 6];
+        child.stdout.as_mut().unwrap().read_exact(&mut line).unwrap();
+        child
     }
 
     fn end(name: String, namespace: &str) -> Result<()> {
@@ -163,7 +168,7 @@ mod tests {
     #[test]
     fn a_shim_that_looks_after_nobody_is_ended() {
         let folder = TempDir::new().unwrap();
-        let mut child = shim(&folder, "read word");
+        let mut child = shim(&folder, "");
         // Held, so that it does not end by itself.
         let _input = child.stdin.take();
         end(format!("{} of id", child.pid()), "n").unwrap();
@@ -175,7 +180,7 @@ mod tests {
     #[test]
     fn whoever_has_the_number_of_a_shim_by_now_is_left_alone() {
         let folder = TempDir::new().unwrap();
-        let mut child = shim(&folder, "read word");
+        let mut child = shim(&folder, "");
         end(format!("{} of another", child.pid()), "n").unwrap();
         end(format!("{} of id", child.pid()), "m").unwrap();
         end(format!("{} of id", std::process::id()), "n").unwrap();
@@ -188,10 +193,8 @@ mod tests {
     #[test]
     fn a_shim_that_looks_after_somebody_is_left_alone() {
         let folder = TempDir::new().unwrap();
-        // The line tells that the child is there; both end when nobody holds their input any more.
-        let mut child = shim(&folder, "exec 3<&0; cat <&3 & echo begun; wait");
-        let mut line = [0; 6];
-        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut line).unwrap();
+        // Both end when nobody holds their input any more.
+        let mut child = shim(&folder, "cat <&3 &");
         let error = end(format!("{} of id", child.pid()), "n").unwrap_err();
         assert!(error.to_string().contains("its processes still run"), "{error}");
         assert!(child.try_wait().unwrap().is_none(), "it was ended");
