@@ -7,8 +7,11 @@
 #[cfg(test)]
 mod cases {
     mod codes;
+    mod disk;
+    mod round_trips;
     mod sandboxers;
     mod streams;
     mod suites;
+    mod trees;
     mod world;
 }
