@@ -8,6 +8,7 @@
 mod cases {
     mod codes;
     mod disk;
+    mod files;
     mod round_trips;
     mod sandboxers;
     mod streams;
