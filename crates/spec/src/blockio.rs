@@ -23,14 +23,23 @@ use crate::{glob, yaml};
 
 /// The classes of a file.
 #[derive(Clone, Debug, Default)]
-pub struct Classes(BTreeMap<String, Vec<Map<String, Value>>>);
+pub struct Classes(BTreeMap<String, Vec<Rule>>);
+
+/// What holds for some devices.
+#[derive(Clone, Debug)]
+struct Rule {
+    /// Patterns of the devices; none for all that no other rule is about.
+    devices: Option<Vec<String>>,
+    /// By parameter.
+    values: [Option<i64>; 5],
+}
 
 /// What a class means for a container.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct BlockIo {
     /// `linux.resources.blockIO` of the runtime's specification.
     pub limits: Value,
-    /// What of the class has no effect, and why.
+    /// Devices of the class that are not here, and why.
     pub warnings: Vec<String>,
 }
 
@@ -43,21 +52,29 @@ impl Classes {
         Self::parse(&text).context(|| failed("set configuration from"))
     }
 
-    /// Reads classes from YAML.
+    /// Reads classes from YAML. All that is wrong with any of them is told at once.
     pub fn parse(text: &str) -> Result<Self> {
         let Some(all) = field(&as_map(yaml::parse(text)?)?, "Classes").cloned() else {
             return Ok(Self::default());
         };
-        let rules = |(name, list): (String, Value)| match list {
-            Value::Null => Ok((name, Vec::new())),
-            Value::Array(list) => Ok((name, list.into_iter().map(as_map).collect::<Result<_>>()?)),
-            _ => Err(Error::invalid(format!("class {name:?} is no list"))),
-        };
-        as_map(all)?.into_iter().map(rules).collect::<Result<_>>().map(Self)
+        let (mut classes, mut errors) = (BTreeMap::new(), Vec::new());
+        for (name, list) in as_map(all)? {
+            let list = match list {
+                Value::Null => Vec::new(),
+                Value::Array(list) => list,
+                _ => return Err(Error::invalid(format!("class {name:?} is no list"))),
+            };
+            let rules = list.into_iter().map(|it| Rule::read(&as_map(it)?, &mut errors));
+            classes.insert(name, rules.collect::<Result<_>>()?);
+        }
+        match errors.as_slice() {
+            [] => Ok(Self(classes)),
+            errors => Err(Error::said(Kind::InvalidArgument, errors.join("; "))),
+        }
     }
 
-    /// What this class means on this machine, whose devices are looked for. What cannot be heeded is
-    /// left out, and told.
+    /// What this class means on this machine, whose devices are looked for. What is not here is left
+    /// out, and told.
     ///
     /// Errors: `NotFound` for a class that is not there.
     pub fn find(&self, class: &str) -> Result<BlockIo> {
@@ -73,6 +90,33 @@ impl Classes {
     }
 }
 
+impl Rule {
+    fn read(told: &Map<String, Value>, errors: &mut Vec<String>) -> Result<Self> {
+        let values = PARAMETERS.map(|(name, ..)| {
+            value(name, field(told, name)).unwrap_or_else(|error| {
+                errors.push(error);
+                None
+            })
+        });
+        let devices = match field(told, "Devices") {
+            None | Some(Value::Null) => None,
+            Some(list) => {
+                let texts = list.as_array().into_iter().flatten().map(Value::as_str);
+                let texts = texts.map(|text| text.map(str::to_owned)).collect::<Option<Vec<_>>>();
+                let is_list = texts.filter(|_| list.is_array());
+                Some(
+                    is_list
+                        .ok_or_else(|| Error::invalid(format!("{list} is no list of devices")))?,
+                )
+            }
+        };
+        if devices.is_none() && values[1..].iter().any(Option::is_some) {
+            errors.push("ignoring throttling: Devices not listed".to_owned());
+        }
+        Ok(Self { devices, values })
+    }
+}
+
 /// What may be said of devices, the name of it in specs, and what it is called there.
 const PARAMETERS: [(&str, &str, &str); 5] = [
     ("Weight", "weightDevice", "weight"),
@@ -82,8 +126,8 @@ const PARAMETERS: [(&str, &str, &str); 5] = [
     ("ThrottleWriteIOPS", "throttleWriteIOPSDevice", "rate"),
 ];
 
-/// The weights that there are.
-const WEIGHTS: std::ops::RangeInclusive<i64> = 10..=1000;
+/// The least and the greatest weight that there is.
+const WEIGHTS: (i64, i64) = (10, 1000);
 
 #[derive(Default)]
 struct Plan {
@@ -94,21 +138,17 @@ struct Plan {
 }
 
 impl Plan {
-    fn add(&mut self, rule: &Map<String, Value>) {
-        let values = PARAMETERS.map(|(name, ..)| self.value(name, field(rule, name)));
-        let Some(patterns) = field(rule, "Devices").filter(|it| !it.is_null()) else {
-            self.weight = values[0].or(self.weight);
-            if values[1..].iter().any(Option::is_some) {
-                self.warnings.push("ignoring throttling: Devices not listed".to_owned());
-            }
+    fn add(&mut self, rule: &Rule) {
+        let Some(patterns) = &rule.devices else {
+            self.weight = rule.values[0].or(self.weight);
             return;
         };
         let devices = self.block_devices(patterns);
         if devices.is_empty() {
-            let what = format!("no matches on any of Devices: {patterns}, parameters ignored");
+            let what = format!("no matches on any of Devices: {patterns:?}, parameters ignored");
             self.warnings.push(what);
         }
-        for (known, value) in self.devices.iter_mut().zip(values) {
+        for (known, value) in self.devices.iter_mut().zip(rule.values) {
             for (device, value) in devices.iter().filter_map(|&it| Some((it, value?))) {
                 known.retain(|(other, _)| *other != device);
                 known.push((device, value));
@@ -116,36 +156,10 @@ impl Plan {
         }
     }
 
-    fn value(&mut self, name: &str, told: Option<&Value>) -> Option<i64> {
-        let text = match told? {
-            Value::String(text) => text.clone(),
-            Value::Null => return None,
-            other => other.to_string(),
-        };
-        if text.is_empty() {
-            return None;
-        }
-        let (low, high) =
-            if name == "Weight" { (*WEIGHTS.start(), *WEIGHTS.end()) } else { (0, i64::MAX) };
-        let why = match quantity(&text) {
-            None => format!("syntax error in {name:?} ({text:?})"),
-            Some(value) if value < low => {
-                format!("value of {name:?} ({value}) smaller than minimum ({low})")
-            }
-            Some(value) if value > high => {
-                format!("value of {name:?} ({value}) bigger than maximum ({high})")
-            }
-            Some(value) => return Some(value),
-        };
-        self.warnings.push(format!("ignoring: {why}"));
-        None
-    }
-
     /// The numbers of the devices that are called so, now and on this machine.
-    fn block_devices(&mut self, patterns: &Value) -> Vec<(u32, u32)> {
-        let patterns = patterns.as_array().map_or(&[][..], Vec::as_slice);
+    fn block_devices(&mut self, patterns: &[String]) -> Vec<(u32, u32)> {
         let mut paths: Vec<PathBuf> = Vec::new();
-        for pattern in patterns.iter().filter_map(Value::as_str) {
+        for pattern in patterns {
             let found = glob::find(pattern);
             if found.is_empty() {
                 let what = format!("device wildcard {pattern:?} does not match any device nodes");
@@ -184,6 +198,27 @@ impl Plan {
         }
         BlockIo { limits: Value::Object(limits), warnings: self.warnings }
     }
+}
+
+/// What is said of a parameter, if anything; why not, if it makes no sense.
+fn value(name: &str, told: Option<&Value>) -> std::result::Result<Option<i64>, String> {
+    let text = match told {
+        None | Some(Value::Null) => return Ok(None),
+        Some(Value::String(text)) => text.clone(),
+        Some(other) => other.to_string(),
+    };
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let value = quantity(&text).ok_or_else(|| format!("syntax error in {name:?} ({text:?})"))?;
+    let (low, high) = if name == "Weight" { WEIGHTS } else { (0, i64::MAX) };
+    if value < low {
+        return Err(format!("value of {name:?} ({value}) smaller than minimum ({low})"));
+    }
+    if value > high {
+        return Err(format!("value of {name:?} ({value}) bigger than maximum ({high})"));
+    }
+    Ok(Some(value))
 }
 
 fn number(path: &Path) -> Result<(u32, u32)> {
@@ -276,14 +311,20 @@ mod tests {
         let folder = devices(&[("sda", 0), ("sdb", 16), ("vda", 32)]);
         let dir = folder.path();
         std::os::unix::fs::symlink("sdb", dir.join("by-id-SSD-1")).unwrap();
-        let text = format!(
-            "Classes:\n  slow:\n    - Weight: 80\n    - Devices: [{dir}/sd[a-z]]\n      \
-             ThrottleReadBps: 50M\n      throttleWriteIOPS: 5k\n      Weight: 50\n    \
-             - Devices:\n        - \"{dir}/*SSD*\"\n      ThrottleReadBps: 1.5Ki\n  idle:\n",
-            dir = dir.display()
-        )
-        .replace("sd[a-z]]", "\"sd[a-z]\"]")
-        .replace(&format!("{}/\"sd", dir.display()), &format!("\"{}/sd", dir.display()));
+        let text = "
+            Classes:
+              slow:
+                - Weight: 80
+                - Devices: [\"DIR/sd[a-z]\"]
+                  ThrottleReadBps: 50M
+                  throttleWriteIOPS: 5k
+                  Weight: 50
+                - Devices:
+                    - DIR/*SSD*
+                  ThrottleReadBps: 1.5Ki
+              idle:
+        ";
+        let text = text.replace("DIR", &dir.display().to_string());
         let classes = Classes::parse(&text).unwrap();
         let found = classes.find("slow").unwrap();
         assert_eq!(found.warnings, Vec::<String>::new());
@@ -306,19 +347,30 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_heeded_is_told_and_left_out() {
+    fn values_that_make_no_sense_are_told_all_at_once() {
         let text = "classes:\n  odd:\n    - Weight: 5\n    - Weight: many\n    - Weight: 2000\n    \
-                    - ThrottleReadBps: 1\n    - Devices: [/no/such/device*, /dev/null]\n      Weight: 20\n";
-        let found = Classes::parse(text).unwrap().find("odd").unwrap();
+                    - ThrottleReadBps: 1\n  other:\n    - Devices: []\n      throttleWriteIOPS: -1\n";
+        let error = Classes::parse(text).unwrap_err();
+        let want = [
+            "value of \"Weight\" (5) smaller than minimum (10)",
+            "syntax error in \"Weight\" (\"many\")",
+            "value of \"Weight\" (2000) bigger than maximum (1000)",
+            "ignoring throttling: Devices not listed",
+            "value of \"ThrottleWriteIOPS\" (-1) smaller than minimum (0)",
+        ];
+        assert_eq!(error.to_string(), want.join("; "));
+        assert!(Classes::parse("classes: {a: [{Devices: /dev/sda}]}").is_err());
+    }
+
+    #[test]
+    fn devices_that_are_not_here_are_told_and_left_out() {
+        let text = "classes: {a: [{Devices: [/no/such/device*, /dev/null], Weight: 20}]}";
+        let found = Classes::parse(text).unwrap().find("a").unwrap();
         assert_eq!(found.limits, json!({}));
         let want = [
-            "ignoring: value of \"Weight\" (5) smaller than minimum (10)",
-            "ignoring: syntax error in \"Weight\" (\"many\")",
-            "ignoring: value of \"Weight\" (2000) bigger than maximum (1000)",
-            "ignoring throttling: Devices not listed",
             "device wildcard \"/no/such/device*\" does not match any device nodes",
             "file \"/dev/null\" is not a block device",
-            "no matches on any of Devices: [\"/no/such/device*\",\"/dev/null\"], parameters ignored",
+            "no matches on any of Devices: [\"/no/such/device*\", \"/dev/null\"], parameters ignored",
         ];
         assert_eq!(found.warnings, want);
     }

@@ -353,18 +353,16 @@ impl IsolationFlags {
 
 impl LimitFlags {
     /// What the class of block devices means here (the words of errors are those of containerd
-    /// `cmd/ctr/commands/run/run_unix.go` and `pkg/blockio`).
+    /// `cmd/ctr/commands/run/run_unix.go`, as 2.1.9 says them).
     fn block_io(&self) -> Result<Option<serde_json::Value>> {
         let classes = match self.blockio_config_file.as_deref().filter(|it| *it != Path::new("")) {
             None => Classes::default(),
-            Some(path) => {
-                Classes::read(path).context(|| "blockio config file error: blockio not enabled")?
-            }
+            Some(path) => Classes::read(path).context(|| "blockio-config-file error")?,
         };
         let Some(name) = self.blockio_class.as_deref().filter(|name| !name.is_empty()) else {
             return Ok(None);
         };
-        let class = classes.find(name).context(|| "blockio class error")?;
+        let class = classes.find(name).context(|| "blockio-class error")?;
         class.warnings.iter().for_each(|warning| eprintln!("ctr: {warning}"));
         Ok(Some(class.limits))
     }
@@ -455,11 +453,11 @@ mod tests {
         let it = options(&format!("{words} slow")).unwrap();
         assert_eq!(it.block_io, Some(serde_json::json!({"weight": 80})));
         let error = options(&format!("{words} fast")).unwrap_err().to_string();
-        let want = "blockio class error: no OCI BlockIO parameters for class \"fast\"";
+        let want = "blockio-class error: no OCI BlockIO parameters for class \"fast\"";
         assert_eq!(error, want);
         assert_eq!(options("--blockio-class fast").unwrap_err().to_string(), want);
         let error = options("--blockio-config-file /nowhere").unwrap_err().to_string();
-        let want = "blockio config file error: blockio not enabled: failed to read config file";
+        let want = "blockio-config-file error: failed to read config file";
         assert!(error.starts_with(want), "{error}");
     }
 
