@@ -8,6 +8,8 @@
 mod cases {
     mod codes;
     mod disk;
+    mod foreign;
+    mod fuzz;
     mod round_trips;
     mod sandboxers;
     mod streams;
