@@ -16,6 +16,7 @@ use crate::wire::Wire;
 
 over_the_wire!(a_lease_without_a_name_is_given_one, docker_keeps_its_images_in_containerd);
 for_each_daemon!(what_cannot_work_here_is_skipped_and_not_broken);
+e2e::plays!(the_last_word_of_a_pull_is_shown: reference REFERENCE, go_ctr GO_CTR);
 e2e::plays!(a_checkpoint_goes_on_where_it_was: reference REFERENCE, go_ctr GO_CTR,
     go_shim GO_SHIM, our_shim OUR_SHIM);
 only_ours!(
@@ -53,6 +54,22 @@ fn what_cannot_work_here_is_skipped_and_not_broken(world: &mut World) -> Outcome
     };
     let btrfs = status("btrfs");
     ensure!(matches!(btrfs.as_deref(), Some("skip" | "ok")), "{btrfs:?} in {lines:?}");
+    Ok(())
+}
+
+/// Go's `ctr` draws it with the next blob it hears of, and stops listening when the call is answered.
+fn the_last_word_of_a_pull_is_shown(world: &mut World) -> Outcome {
+    if parts::other_tools().is_none() {
+        println!("skipped: ctr 1.6 pulls by itself");
+        return Ok(());
+    }
+    let packed = Image::three_layers()?.pack()?;
+    for turn in 0..5 {
+        let image = world.registry()?.push(&packed, &format!("tools/three:{turn}"))?;
+        let said = world.ctr.ok(["images", "pull", "--plain-http", &image])?;
+        ensure!(said.contains("Completed pull from OCI Registry"), "{said}");
+        world.ctr.ok(["images", "rm", "--sync", &image])?;
+    }
     Ok(())
 }
 

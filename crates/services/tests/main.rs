@@ -8,6 +8,7 @@
 mod cases {
     mod codes;
     mod disk;
+    mod files;
     mod foreign;
     mod fuzz;
     mod round_trips;
