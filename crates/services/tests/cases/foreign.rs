@@ -62,6 +62,40 @@ const TAR: &[&[u8]] = &[
     b"S",
 ];
 
+/// Makes records of PAX as long as they say, and every block a header, so that what is in them is
+/// looked at.
+fn fix_archive(input: &mut [u8]) {
+    let headers = (0..input.len() / 512).map(|block| block * 512);
+    for at in headers.filter(|&at| at + 1024 <= input.len()).collect::<Vec<_>>() {
+        if &input[at + 257..at + 262] == b"ustar" && matches!(input[at + 156], b'x' | b'g') {
+            let (header, rest) = input[at..].split_at_mut(512);
+            fix_records(header, rest);
+        }
+    }
+    fix_checksums(input);
+}
+
+/// Each record begins with its own length (pax(1), "pax Extended Header").
+fn fix_records(header: &mut [u8], rest: &mut [u8]) {
+    let digits = String::from_utf8_lossy(&header[124..135]).into_owned();
+    let size = usize::from_str_radix(digits.trim_matches(['\0', ' ']), 8).unwrap_or(0);
+    let room = size.next_multiple_of(512).min(rest.len());
+    let mut records = Vec::new();
+    for line in rest[..size.min(room)].split(|&byte| byte == b'\n') {
+        let Some(space) = line.iter().position(|&byte| byte == b' ') else { continue };
+        let length = line.len() - space + 1;
+        let digits = (1..5).find(|&digits| (length + digits).to_string().len() == digits);
+        records.extend((length + digits.unwrap_or(4)).to_string().bytes());
+        records.extend_from_slice(&line[space..]);
+        records.push(b'\n');
+    }
+    if records.len() <= room {
+        header[124..136].copy_from_slice(format!("{:011o}\0", records.len()).as_bytes());
+        rest[..room].fill(0);
+        rest[..records.len()].copy_from_slice(&records);
+    }
+}
+
 /// Makes every block a header, so that what is in it is looked at.
 fn fix_checksums(input: &mut [u8]) {
     for block in input.chunks_exact_mut(512).filter(|block| block[..100] != [0; 100]) {
@@ -116,7 +150,7 @@ fn archive(input: &[u8]) -> String {
 
 #[test]
 fn layers_of_all_sorts_are_borne() {
-    let (words, repair) = (TAR, fix_checksums as fn(&mut [u8]));
+    let (words, repair) = (TAR, fix_archive as fn(&mut [u8]));
     Target { name: "layers", words, repair, read: &archive }.play();
 }
 
