@@ -225,11 +225,14 @@ fn a_task_is_measured_by_version_2() {
 fn has_controllers() -> bool {
     let root = Path::new("/sys/fs/cgroup");
     let controllers = fs::read_to_string(root.join("cgroup.controllers")).unwrap();
-    if !controllers.split_whitespace().any(|name| name == "memory") {
+    let wanted = ["memory", "pids"];
+    if !wanted.iter().all(|name| controllers.split_whitespace().any(|it| it == *name)) {
         println!("skipped: this kernel keeps memory to cgroups of version 1");
         return false;
     }
-    fs::write(root.join("cgroup.subtree_control"), "+cpu +memory +pids").unwrap();
+    for name in wanted {
+        fs::write(root.join("cgroup.subtree_control"), format!("+{name}")).unwrap();
+    }
     true
 }
 

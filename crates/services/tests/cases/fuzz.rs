@@ -144,6 +144,6 @@ pub(crate) fn in_few_words(error: &types::Error) -> String {
     let text = error.to_string();
     let last = text.rsplit(": ").next().unwrap_or_default();
     let words = last.split(' ').filter(|word| word.chars().all(|it| it.is_ascii_lowercase()));
-    let words: Vec<_> = words.take(8).collect();
+    let words: Vec<_> = words.take(3).collect();
     format!("{:?} {}", error.kind(), words.join(" "))
 }
