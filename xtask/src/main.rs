@@ -54,7 +54,8 @@ cargo xtask <task>
   quotas               tests of project quotas, under a kernel that has them
   newer [--suite NAME] [--only WORD]
                        fetch newer releases of containerd, Docker and CRIU from Debian (forky), and
-                       play the scenarios with them
+                       compare their command lines with ours (alone: --only words), and play the
+                       scenarios with them
   ci                   test, then demo, and cargo-deny, cargo-machete and typos if installed
 ";
 
