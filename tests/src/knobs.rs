@@ -6,7 +6,7 @@
 //! a second attempt went on where the first stopped.
 
 use std::collections::HashMap;
-use std::io::Write;
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -42,6 +42,8 @@ pub enum Fault {
     Status(u16),
     /// The connection ends after this many bytes of the body.
     Cut(usize),
+    /// The body stops after this many bytes, and the connection stays until the client ends it.
+    Held(usize),
     /// The body comes in pieces of this many bytes, a pause after each.
     Slow(usize, Duration),
     /// The body has the right length and the wrong bytes.
@@ -432,6 +434,10 @@ impl Reply {
             Some(Fault::Cut(after)) => {
                 stream.write_all(&self.body[..after.min(self.body.len())])?;
             }
+            Some(Fault::Held(after)) => {
+                stream.write_all(&self.body[..after.min(self.body.len())])?;
+                hold(stream, closed)?;
+            }
             Some(Fault::Slow(piece, pause)) => {
                 let mut rest = self.body.len();
                 for chunk in self.body.chunks(piece.max(1)) {
@@ -453,6 +459,19 @@ impl Reply {
         }
         Ok(())
     }
+}
+
+/// Waits until the client is gone, or the registry closes.
+fn hold(mut stream: &TcpStream, closed: &AtomicBool) -> Outcome {
+    stream.set_read_timeout(Some(Duration::from_millis(50)))?;
+    while !closed.load(Ordering::SeqCst) {
+        match stream.read(&mut [0; 64]) {
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+            Ok(0) | Err(_) => break,
+            Ok(_) => {}
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

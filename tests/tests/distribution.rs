@@ -12,8 +12,8 @@ use api::containerd::types::Platform;
 use api::containerd::types::transfer::{ImageReference, ImageStore, OciRegistry, RegistryResolver};
 use e2e::process::run;
 use e2e::{
-    Blob, Context, Daemon, Image, Layer, Outcome, PATIENCE, Packed, Profile, Registry, Tar, World,
-    digest, ensure, for_each_daemon, only_ours, over_the_wire, parts,
+    Blob, Context, Daemon, Image, Layer, Outcome, PATIENCE, Packed, Parts, Profile, Registry, Tar,
+    World, digest, ensure, for_each_daemon, only_ours, over_the_wire, parts,
 };
 use prost::Message;
 use serde_json::{Value, json};
@@ -35,6 +35,8 @@ only_ours!(
     an_image_gets_all_the_names_that_the_wire_says,
     the_platforms_that_the_wire_says_are_pushed,
     a_snapshotter_elsewhere_hears_whose_snapshots_they_are,
+    layers_are_unpacked_by_a_daemon_elsewhere,
+    layers_are_unpacked_by_gos_daemon_elsewhere,
 );
 
 const ENCRYPTED: &str = "application/vnd.oci.image.layer.v1.tar+gzip+encrypted";
@@ -64,8 +66,7 @@ fn encoded(bytes: &[u8]) -> Vec<u8> {
 /// `cmd/containerd/command/config.go`, `streamProcessors`).
 fn configure_decoder(world: &mut World) -> Outcome {
     let decoder = world.daemon.home().join("decoder");
-    fs_err::write(&decoder, DECODER)?;
-    run(Command::new("chmod").arg("755").arg(&decoder), PATIENCE)?.ok()?;
+    sys::program::install(&decoder, DECODER.as_bytes())?;
     let path = decoder.display();
     let section = |id: &str, accepts: &str, returns: &str, args: &str| {
         format!(
@@ -323,6 +324,48 @@ fn a_snapshotter_elsewhere_hears_whose_snapshots_they_are(world: &mut World) -> 
     world.ctr.ok(["images", "rm", "--sync", &image])?;
     let snapshots = there.lines(["snapshots", "--snapshotter", "native", "ls"])?;
     assert_eq!(snapshots.len(), 1, "{snapshots:?}");
+    Ok(())
+}
+
+fn layers_are_unpacked_by_a_daemon_elsewhere(world: &mut World) -> Outcome {
+    unpacked_elsewhere(world, Parts::OURS)
+}
+
+fn layers_are_unpacked_by_gos_daemon_elsewhere(world: &mut World) -> Outcome {
+    unpacked_elsewhere(world, Parts::REFERENCE)
+}
+
+/// Another daemon is the only differ that ours has. It takes layers from its own content, so it has to
+/// have them (containerd `core/diff/proxy/differ.go`: the wire carries descriptors and mounts).
+fn unpacked_elsewhere(world: &mut World, parts: Parts) -> Outcome {
+    let mut elsewhere = Daemon::start(parts, Profile::Dev)?;
+    let section = format!(
+        "[proxy_plugins.elsewhere]\n  type = \"diff\"\n  address = \"{}\"\n\
+         [plugins.\"io.containerd.service.v1.diff-service\"]\n  default = [\"elsewhere\"]\n",
+        elsewhere.address().display()
+    );
+    change_config(world, |text| format!("{text}\n{section}"))?;
+    let there = elsewhere.ctr().in_namespace_of(world.ctr.namespace());
+    let image = world.registry()?.push(&Image::three_layers()?.pack()?, "tools/three:1")?;
+    let pull = ["images", "pull", "--plain-http", &image];
+
+    // Without its content it can do nothing, and ours has nothing else to do it with.
+    world.ctr.refused(pull, &["not found"])?;
+    assert_eq!(world.ctr.lines(["images", "ls", "-q"])?, Vec::<String>::new());
+    there.ok(["content", "fetch", "--plain-http", &image])?;
+    world.ctr.ok(pull)?;
+    let said = world.ctr.ok(["run", "--rm", &image, &world.id("x"), "cat", "/srv/twin"])?;
+    assert_eq!(said, "new\n");
+    let snapshots = there.lines(["snapshots", "ls"])?;
+    assert_eq!(snapshots.len(), 1, "the snapshots are ours: {snapshots:?}");
+
+    world.ctr.ok(["images", "rm", "--sync", &image])?;
+    elsewhere.terminate()?;
+    let refused = world.ctr.run(pull)?;
+    refused.refused(&[])?;
+    world.ctr.ok(["version"])?;
+    elsewhere.restart()?;
+    world.ctr.ok(pull)?;
     Ok(())
 }
 

@@ -3,7 +3,10 @@
 
 use std::time::Duration;
 
-use e2e::{Auth, Fault, Image, KnobRegistry, Layer, Outcome, Packed, Part, World, for_each_daemon};
+use e2e::{
+    Auth, Compression, Fault, Image, KnobRegistry, Layer, Outcome, PATIENCE, Packed, Part, Tar,
+    World, digest, ensure, for_each_daemon, only_ours, wait::until,
+};
 
 use crate::store::{assert_empty, blobs, collect, snapshots};
 
@@ -20,6 +23,8 @@ for_each_daemon!(
     a_lying_registry_is_found_out,
     a_slow_registry_is_waited_for,
 );
+
+only_ours!(a_pull_goes_on_where_its_daemon_was_killed);
 
 /// A registry with an image, and what was packed into it.
 pub(super) fn stocked() -> Outcome<(KnobRegistry, String, Packed)> {
@@ -135,4 +140,66 @@ fn a_slow_registry_is_waited_for(world: &mut World) -> Outcome {
     let (registry, image, _) = stocked()?;
     registry.fault(Part::Blobs, Fault::Slow(64 * 1024, Duration::from_millis(50)));
     world.ctr.ok(pull(&image, &[])).map(drop)
+}
+
+/// The daemon dies while a layer is on its way into the store and into a snapshot at once. What the
+/// store has of it was not lost, so that is not fetched again; and nobody can see half of anything.
+fn a_pull_goes_on_where_its_daemon_was_killed(world: &mut World) -> Outcome {
+    const SENT: usize = 3 << 20;
+    let bytes: Vec<u8> =
+        (0..4_u32 << 20).map(|it| (it.wrapping_mul(0x9E37_79B1) >> 13) as u8).collect();
+    let layer =
+        Layer::new(Tar::new().file("srv/large", 0o644, &bytes)).compressed(Compression::None);
+    let packed = Image::busybox()?.with(layer).pack()?;
+    let registry = KnobRegistry::start()?;
+    let image = registry.put(&packed, "tools/large:1")?;
+    let large = packed.layers.last().expect("the image has layers");
+    registry.fault_at_first(1, Part::Blob(large.digest.clone()), Fault::Held(SENT));
+
+    let client = world.ctr.start(pull(&image, &[]))?;
+    until("the middle of a pull", PATIENCE, || {
+        Ok((stored(world, large.bytes.len())? >= SENT as u64 / 2).then_some(()))
+    })?;
+    world.daemon.kill9()?;
+    let kept = stored(world, large.bytes.len())?;
+    client.wait(PATIENCE)?.refused(&[])?;
+    world.daemon.restart()?;
+    assert!(!blobs(world)?.contains(&large.digest));
+
+    let before = registry.seen().len();
+    world.ctr.ok(pull(&image, &[]))?;
+    let asked = registry.seen().split_off(before);
+    let again: Vec<_> = asked.iter().filter(|it| it.path.contains("/blobs/")).collect();
+    let of_large: Vec<_> = again.iter().filter(|it| it.path.ends_with(&large.digest)).collect();
+    ensure!(of_large.len() == 1 && of_large[0].from == Some(kept), "{kept} kept, asked: {again:?}");
+    ensure!(again.iter().all(|it| it.from != Some(0)), "what was begun is begun again: {again:?}");
+
+    let sum = world.ctr.ok([
+        "run",
+        "--rm",
+        &image,
+        &world.id("x"),
+        "/bin/busybox",
+        "sha256sum",
+        "/srv/large",
+    ])?;
+    assert_eq!(format!("sha256:{}", crate::store::first_word(&sum)), digest(&bytes));
+    assert_eq!(blobs(world)?.len(), packed.blobs().count() + 1);
+    assert_eq!(stored(world, large.bytes.len())?, 0, "an ingest is left");
+    Ok(())
+}
+
+/// How much there is of the ingest that is to have `total` bytes.
+fn stored(world: &World, total: usize) -> Outcome<u64> {
+    let Ok(ingests) = fs_err::read_dir(world.daemon.content().join("ingest")) else { return Ok(0) };
+    for ingest in ingests {
+        let folder = ingest?.path();
+        let is_it = fs_err::read_to_string(folder.join("total"))
+            .is_ok_and(|it| it.trim() == total.to_string());
+        if is_it {
+            // It becomes a blob by being renamed.
+            return Ok(fs_err::metadata(folder.join("data")).map_or(0, |data| data.len()));
+        }
+    }
+    Ok(0)
 }

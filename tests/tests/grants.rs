@@ -107,8 +107,7 @@ impl Place {
         for name in ["first", "second"] {
             let path = self.0.join("opt/cni/bin").join(name);
             let asked = self.asked().display().to_string();
-            fs_err::write(&path, PLUGIN.replace("ASKED", &asked))?;
-            fs_err::set_permissions(&path, PermissionsExt::from_mode(0o755))?;
+            sys::program::install(&path, PLUGIN.replace("ASKED", &asked).as_bytes())?;
         }
         Ok(())
     }

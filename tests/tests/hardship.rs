@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Many at once, shims that stand still, disks that are full, files that vanish, runtimes that hang.
 
-use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use e2e::process::{Output, run, send};
@@ -144,8 +143,7 @@ fn hanging(world: &World) -> Outcome<(String, String)> {
     let (program, flag) = (dir.join("runc"), dir.join("hang"));
     let flag = flag.display().to_string();
     let script = format!("#!/bin/sh\nwhile [ -e {flag} ]; do sleep 0.1; done\nexec runc \"$@\"\n");
-    fs_err::write(&program, script)?;
-    fs_err::set_permissions(&program, PermissionsExt::from_mode(0o755))?;
+    sys::program::install(&program, script.as_bytes())?;
     Ok((program.display().to_string(), flag))
 }
 

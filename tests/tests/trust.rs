@@ -4,7 +4,6 @@
 //! In all of these, images below `signed/` need a signature by one key, and images below `banned/`
 //! are refused.
 
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
 use e2e::process::run;
@@ -330,8 +329,7 @@ fn a_verifier_program_may_refuse_a_pull(world: &mut World) -> Outcome {
     fs_err::create_dir(&folder)?;
     let program = folder.join("names");
     let script = "#!/bin/sh\ncase \"$2\" in */bad/*) echo a bad name; exit 1;; esac\necho fine\n";
-    fs_err::write(&program, script)?;
-    fs_err::set_permissions(&program, std::fs::Permissions::from_mode(0o755))?;
+    sys::program::install(&program, script.as_bytes())?;
     let section = "io.containerd.image-verifier.v1.bindir";
     configure(world, &format!("[plugins.\"{section}\"]\nbin_dir = \"{}\"", folder.display()))?;
     let packed = small(12)?;

@@ -4,6 +4,7 @@
 //! Rounds alternate between the daemons, so that whatever else the machine does falls on all of
 //! them alike, and the median is taken. What counts is the ratio, not the number.
 
+mod collection;
 mod distribution;
 mod execution;
 mod storage;
@@ -45,6 +46,7 @@ struct Options {
 pub(crate) fn run(words: &[&str]) -> Outcome {
     match words {
         ["storage", rest @ ..] => storage::run(rest.contains(&"--small")),
+        ["collection", rest @ ..] => collection::run(rest),
         ["distribution", rest @ ..] => distribution::run(rest),
         _ => daemons(&parse(words)?),
     }

@@ -44,6 +44,8 @@ cargo xtask <task>
                        memory, start, run and pull; what running containers costs
   bench storage [--small]
                        records, blobs, lists, collections and layers, beside the distribution's
+  bench collection [--small] [--seconds N]
+                       pulls, deletions and leases among full stores: how long others wait
   bench distribution [--size MB] [--rounds N] [--reference] [--dev]
                        pull, push, export and import of an image of 500 MB, also over a slow wire;
                        --dev measures ours as built for tests

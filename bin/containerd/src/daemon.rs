@@ -31,7 +31,7 @@ use types::{Context, Error, Platform, Result, Scope};
 use crate::{
     Config, deprecations,
     differs::Differs,
-    distribution,
+    distribution, files,
     identity::{claim, identity},
     listeners::{listen, listen_tcp},
     metrics, notify,
@@ -266,6 +266,7 @@ impl Daemon {
         let _dumping = state_dump::on_signal(config.state.clone());
         let grpc = listen(&config.grpc.address, &config.grpc).await?;
         let ttrpc = listen(&config.ttrpc_address(), &config.ttrpc).await?;
+        let _files = files::hand_out(config, parts.db.clone()).await;
         let end = CancellationToken::new();
         let mut identity = identity(&config.root)?;
         identity.deprecations = deprecations::of(config);
@@ -352,6 +353,9 @@ impl Daemon {
     /// A part that is always there, with what it can do, unless the config disables it.
     fn as_configured(&self, mut plugin: Plugin) -> Plugin {
         let uri = format!("{}.{}", plugin.kind, plugin.id);
+        if uri == files::SECTION {
+            files::describe(&mut plugin, self.registry.config());
+        }
         if uri == restarts::SECTION {
             let policies = client::RESTART_POLICIES.iter().map(|&name| name.to_owned());
             plugin.capabilities = policies.collect();

@@ -3,7 +3,6 @@
 use std::{fs::File, os::unix::fs::MetadataExt, path::Path};
 
 use fs_err as fs;
-use rustix::fs::FlockOperation;
 use services::introspection::Identity;
 use types::{Error, Kind, Result};
 
@@ -20,14 +19,13 @@ pub(crate) fn claim(root: &Path) -> Result<Claim> {
     let path = root.join("containerd.lock");
     let lock = fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path)?;
     let (lock, _) = lock.into_parts();
-    match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(Claim { _lock: lock }),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::said(
-            Kind::AlreadyExists,
-            format!("another daemon is running on root {}", root.display()),
-        )),
-        Err(e) => Err(Error::caused(Kind::Unknown, format!("lock {}", path.display()), e)),
+    let locked = sys::lock::exclusive(&lock);
+    let failed = |e| Error::caused(Kind::Unknown, format!("lock {}", path.display()), e);
+    if locked.map_err(failed)? {
+        return Ok(Claim { _lock: lock });
     }
+    let what = format!("another daemon is running on root {}", root.display());
+    Err(Error::said(Kind::AlreadyExists, what))
 }
 
 /// The daemon's own name, kept beside the introspection plugin's data as Go does

@@ -26,6 +26,7 @@ mod daemon;
 mod deprecations;
 mod differs;
 mod distribution;
+mod files;
 mod identity;
 mod listeners;
 mod metrics;

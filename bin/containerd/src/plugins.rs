@@ -73,6 +73,7 @@ pub(crate) const FIXED: &[(&str, &str)] = &[
     (kinds::TRUST, "policy"),
     (kinds::GRPC, "containers"),
     (kinds::GRPC, "content"),
+    (kinds::GRPC, "content-files"),
     (kinds::GRPC, "diff"),
     (kinds::GRPC, "events"),
     (kinds::GRPC, "healthcheck"),

@@ -35,12 +35,13 @@ impl Connection {
 
     /// The daemon's contracts in the namespace.
     pub(crate) async fn client(&self) -> Result<Client> {
-        services::connect(self.channel().await?, &self.scope()?)
+        services::connect_beside(self.channel().await?, self.address(), &self.scope()?)
     }
 
     /// The daemon's contracts, with what is created held by `lease`.
     pub(crate) async fn leased(&self, lease: &str) -> Result<Client> {
-        services::connect(self.channel().await?, &self.scope()?.with_lease(lease))
+        let scope = self.scope()?.with_lease(lease);
+        services::connect_beside(self.channel().await?, self.address(), &scope)
     }
 
     /// For services that are no contract.

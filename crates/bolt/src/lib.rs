@@ -65,13 +65,9 @@ impl Db {
         let path = path.as_ref();
         let context = || format!("read {}", path.display());
         let file = fs::File::open(path).map_err(Error::from).context(context)?;
-        match file.file().try_lock_shared() {
-            Ok(()) => {}
-            Err(std::fs::TryLockError::WouldBlock) => {
-                let what = format!("{} is in use by another process", path.display());
-                return Err(Error::unavailable(what));
-            }
-            Err(std::fs::TryLockError::Error(error)) => return Err(error.into()),
+        if !sys::lock::shared(file.file())? {
+            let what = format!("{} is in use by another process", path.display());
+            return Err(Error::unavailable(what));
         }
         // While `file` lives, it is locked.
         let bytes = fs::read(path).map_err(Error::from).context(context)?;

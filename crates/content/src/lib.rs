@@ -30,10 +30,10 @@ mod memory;
 pub mod suite;
 
 pub use labels::{LabelStore, MemoryLabels};
-pub use local::Local;
+pub use local::{Local, opened};
 pub use memory::Memory;
 
-use std::{borrow::Cow, io, time::SystemTime};
+use std::{borrow::Cow, io, os::fd::BorrowedFd, time::SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -152,6 +152,14 @@ pub trait Store: Send + Sync + 'static {
     /// Opens a blob for reading.
     async fn reader(&self, digest: &Digest) -> Result<Box<dyn Reader>>;
 
+    /// Reads up to `len` bytes of a blob from `offset`, as [`Reader::read_at`] does, without opening
+    /// it first: for clients who come back for each piece.
+    async fn piece(&self, digest: &Digest, offset: u64, len: usize) -> Result<Piece> {
+        let reader = self.reader(digest).await?;
+        let data = reader.read_at(offset, len).await?;
+        Ok(Piece { size: reader.size(), data })
+    }
+
     /// Puts a blob whose bytes are wrong where nobody takes it for what its name says, and where a
     /// person can still look at it. It is as good as deleted, and can be written again.
     /// `Unimplemented` when the store has no such place.
@@ -176,6 +184,15 @@ pub trait Store: Send + Sync + 'static {
     async fn writer(&self, reference: &str, expected: Expected) -> Result<Box<dyn Ingest>>;
 }
 
+/// A part of a blob.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// The length of the whole blob in bytes.
+    pub size: u64,
+    /// What was asked for: less only where the blob ends.
+    pub data: Bytes,
+}
+
 /// An open blob.
 #[async_trait]
 pub trait Reader: Send + Sync {
@@ -184,6 +201,11 @@ pub trait Reader: Send + Sync {
 
     /// Reads up to `len` bytes from `offset`; fewer only at the end, none past it.
     async fn read_at(&self, offset: u64, len: usize) -> Result<Bytes>;
+
+    /// The file that it reads, where it is one: for a client on the same host, who reads it by itself.
+    fn file(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
 
     /// The same blob, from its start, for synchronous code on a blocking thread.
     ///

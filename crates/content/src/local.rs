@@ -19,6 +19,8 @@ mod syncs;
 mod walk;
 mod writer;
 
+pub use reader::opened;
+
 use std::{
     io,
     path::{Path, PathBuf},
@@ -39,7 +41,7 @@ use self::{
     syncs::Syncs,
     writer::Writer,
 };
-use crate::{Expected, Info, Ingest, LabelStore, Reader, Status, Store, labels::Change};
+use crate::{Expected, Info, Ingest, LabelStore, Piece, Reader, Status, Store, labels::Change};
 
 /// A store in a directory of its own.
 ///
@@ -133,6 +135,21 @@ impl Store for Local {
         self.on_disk(move |shared| {
             let file = reader::open(&shared.layout.blob(&digest));
             Ok(Box::new(file.map_err(|error| not_found(&digest, error))?) as Box<dyn Reader>)
+        })
+        .await
+    }
+
+    /// Clients ask for a blob piece by piece, and most of the time for what the kernel has at hand:
+    /// then the way to a blocking thread and back would take longer than the rest.
+    async fn piece(&self, digest: &Digest, offset: u64, len: usize) -> Result<Piece> {
+        let path = self.shared.layout.blob(digest);
+        if let Some(piece) = reader::at_hand(&path, offset, len) {
+            return Ok(piece);
+        }
+        let digest = digest.clone();
+        blocking(move || {
+            let blob = reader::open(&path).map_err(|error| not_found(&digest, error))?;
+            blob.piece(offset, len)
         })
         .await
     }

@@ -116,16 +116,22 @@ impl Unpacker {
             && self.snapshotter.capabilities().contains(&Capability::Rebase)
     }
 
-    /// Whether the topmost layer is there, and so all of them, and will stay for as long as the lease
-    /// that we work under: that is what offering to prepare it again is for.
-    async fn is_unpacked(&self, top: &Layer) -> Result<bool> {
-        if !self.is_there(&top.chain_id).await? {
-            return Ok(false);
+    /// Whether a layer is there, and so all below, and will stay for as long as the lease that we work
+    /// under: that is what offering to prepare it again is for. If it can be prepared it has just been
+    /// collected, or the snapshotter does not say what it has.
+    async fn is_unpacked(&self, layer: &Layer) -> Result<bool> {
+        for _ in 0..3 {
+            if !self.is_there(&layer.chain_id).await? {
+                return Ok(false);
+            }
+            match self.prepare(layer, layer.parent.as_ref()).await {
+                Ok(None) => return Ok(true),
+                Ok(Some(active)) => self.discard(&active).await,
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return Err(error),
+            }
         }
-        if let Some(active) = self.prepare(top, top.parent.as_ref()).await? {
-            self.discard(&active).await;
-        }
-        Ok(true)
+        self.is_there(&layer.chain_id).await
     }
 
     async fn one_by_one(&self, rootfs: &Rootfs, layers: &dyn Layers) -> Result<()> {

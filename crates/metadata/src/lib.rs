@@ -79,6 +79,7 @@ use crate::{
     db::{Backend, File, Outcome, Readers, Signals, Tx, Writer},
     gc::Turns,
     holds::Holds,
+    scoped::Seen,
 };
 
 /// Whether namespaces may save each other a download.
@@ -138,6 +139,7 @@ struct Shared {
     writer: Writer,
     signals: Arc<Signals>,
     holds: Holds,
+    seen: Seen,
     backends: Backends,
     sharing: Sharing,
     turns: Turns,
@@ -180,6 +182,7 @@ impl Db {
                 writer,
                 signals,
                 holds: Holds::default(),
+                seen: Seen::default(),
                 backends,
                 sharing: options.sharing,
                 turns: Turns::default(),

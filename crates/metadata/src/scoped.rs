@@ -21,6 +21,7 @@ use types::{Result, Scope};
 use self::{content::Content, snapshotter::Snapshots, table::Table};
 use crate::Db;
 
+pub(crate) use content::Seen;
 pub(crate) use mounts::{recover as recover_mounts, sweep as sweep_mounts};
 pub(crate) use namespaces::namespaces;
 pub(crate) use snapshotter::recover as recover_snapshotter;

@@ -96,16 +96,13 @@ fn split(text: &str) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use fs_err as fs;
 
     use super::*;
 
     fn shim(directory: &Path, script: &str) -> PathBuf {
         let path = directory.join("containerd-shim-other-v1");
-        fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
-        fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+        sys::program::install(&path, format!("#!/bin/sh\n{script}\n").as_bytes()).unwrap();
         path
     }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The content service (`containerd.services.content.v1`).
 mod client;
+mod files;
 mod write;
 
 use std::{pin::Pin, sync::Arc};
@@ -12,7 +13,8 @@ use pb::content_server::{Content, ContentServer};
 use tonic::{Request, Response, Streaming};
 use types::{Context, Digest, Error, FieldMask, Kind, Result, Scope};
 
-pub use client::connect;
+pub use client::{connect, connect_beside};
+pub use files::{files_address, serve_files};
 
 use crate::call::{Limits, Reply, Scoped, detached, limited, status};
 use crate::convert::{FromWire, ToWire, digest, filters, mask, present, time};
@@ -71,6 +73,10 @@ where
     async fn read(&self, request: Request<pb::ReadContentRequest>) -> Reply<Self::ReadStream> {
         let (store, request) = self.open(request)?;
         let digest = request.digest.parse().map_err(status)?;
+        if let Some(len) = at_once(&request) {
+            let message = piece(&*store, &digest, offset(&request), len).await.map_err(status)?;
+            return Ok(Response::new(Box::pin(stream::iter(message.map(Ok)))));
+        }
         let reader = store.reader(&digest).await.map_err(status)?;
         let range = range(&request, reader.size()).map_err(status)?;
         Ok(Response::new(Box::pin(chunks(reader, range))))
@@ -121,12 +127,41 @@ fn delete_digest(text: &str) -> Result<Digest> {
     text.parse().map_err(refused)
 }
 
+/// How much a read asks for, if that goes into one message.
+fn at_once(request: &pb::ReadContentRequest) -> Option<usize> {
+    usize::try_from(request.size).ok().filter(|size| (1..=READ_CHUNK).contains(size))
+}
+
+/// Where a read begins.
+fn offset(request: &pb::ReadContentRequest) -> u64 {
+    u64::try_from(request.offset).unwrap_or(0)
+}
+
+/// One message of a blob. Go's clients ask for each piece anew, down to the 32 KiB of `io.Copy`
+/// (containerd `core/content/proxy/content_reader.go`).
+async fn piece(
+    store: &dyn Store,
+    digest: &Digest,
+    offset: u64,
+    len: usize,
+) -> Result<Option<pb::ReadContentResponse>> {
+    let piece = store.piece(digest, offset, len).await?;
+    if offset > piece.size {
+        return Err(past(piece.size));
+    }
+    let is_end = piece.data.is_empty();
+    Ok((!is_end).then_some(pb::ReadContentResponse { offset: offset as i64, data: piece.data }))
+}
+
+fn past(length: u64) -> Error {
+    Error::said(Kind::OutOfRange, format!("read past object length {length} bytes"))
+}
+
 /// The bytes that a read asks for. A size of zero, or one past the end, is up to the end.
 fn range(request: &pb::ReadContentRequest, length: u64) -> Result<std::ops::Range<u64>> {
-    let start = u64::try_from(request.offset).unwrap_or(0);
+    let start = offset(request);
     if start > length {
-        let message = format!("read past object length {length} bytes");
-        return Err(Error::said(Kind::OutOfRange, message));
+        return Err(past(length));
     }
     let end = match u64::try_from(request.size) {
         Ok(size @ 1..) => start.saturating_add(size).min(length),

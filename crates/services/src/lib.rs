@@ -39,4 +39,4 @@ pub mod version;
 mod remote;
 
 pub use call::{Limits, Peer, Scoped, error, peer, status};
-pub use remote::{connect, dial, dial_lazily};
+pub use remote::{connect, connect_beside, dial, dial_lazily};

@@ -45,15 +45,30 @@ pub fn dial_lazily(address: &Path) -> Result<Channel> {
 
 /// The daemon at the other end of `channel`, on behalf of `scope`.
 pub fn connect(channel: &Channel, scope: &Scope) -> Result<Client> {
+    assemble(channel, None, scope)
+}
+
+/// The daemon at the other end of `channel`, which leads to the socket `address` of this host, on
+/// behalf of `scope`. Blobs are read as files where the daemon hands them out.
+pub fn connect_beside(channel: &Channel, address: &Path, scope: &Scope) -> Result<Client> {
+    assemble(channel, Some(address), scope)
+}
+
+fn assemble(channel: &Channel, address: Option<&Path>, scope: &Scope) -> Result<Client> {
     let peer = peer(channel.clone(), scope)?;
     let snapshotters = peer.clone();
     let under = scope.lease().is_none().then(|| {
-        let (channel, scope) = (channel.clone(), scope.clone());
-        Arc::new(move |lease: &str| connect(&channel, &scope.clone().with_lease(lease)))
-            as Arc<client::Under>
+        let (channel, address) = (channel.clone(), address.map(Path::to_owned));
+        let scope = scope.clone();
+        Arc::new(move |lease: &str| {
+            assemble(&channel, address.as_deref(), &scope.clone().with_lease(lease))
+        }) as Arc<client::Under>
     });
     Ok(Client {
-        content: content::connect(peer.clone()),
+        content: match address {
+            Some(address) => content::connect_beside(peer.clone(), address, scope),
+            None => content::connect(peer.clone()),
+        },
         snapshotters: Arc::new(move |name| {
             Ok(snapshots::connect(snapshotters.clone(), name, Vec::new()))
         }),

@@ -7,8 +7,12 @@
 #[cfg(test)]
 mod cases {
     mod codes;
+    mod disk;
+    mod files;
+    mod round_trips;
     mod sandboxers;
     mod streams;
     mod suites;
+    mod trees;
     mod world;
 }

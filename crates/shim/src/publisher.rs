@@ -226,9 +226,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (program, told) = (dir.path().join("publish"), dir.path().join("told"));
         let script = format!("#!/bin/sh\n(echo \"$@\"; cat) > {}\n", told.display());
-        fs_err::write(&program, script).unwrap();
-        let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-        fs_err::set_permissions(&program, executable).unwrap();
+        sys::program::install(&program, script.as_bytes()).unwrap();
         let daemon = Daemon {
             address: "/run/c.sock".into(),
             publish_binary: program.display().to_string(),

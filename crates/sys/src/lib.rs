@@ -11,7 +11,7 @@
 //!                      `--dies--> reaper::reap() --'   both see it: neither steals from the other
 //! ```
 //!
-//! What rustix has safely is used from there, and not repeated here: `pidfd_open`, `flock`,
+//! What rustix has safely is used from there, and not repeated here: `pidfd_open`,
 //! `syncfs`, `eventfd`, `umask`, `prlimit`, `socket_peercred`, `set_name`, `set_child_subreaper`.
 #![deny(unsafe_op_in_unsafe_fn)]
 
@@ -22,6 +22,7 @@ pub mod fifo;
 pub mod inherited;
 pub mod kill;
 pub mod limits;
+pub mod lock;
 pub mod loop_device;
 pub mod memory;
 pub mod mount_attr;

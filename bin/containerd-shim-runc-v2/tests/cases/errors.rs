@@ -105,9 +105,7 @@ async fn a_checkpoint_that_cannot_be_made_says_where_the_reason_is() {
     let wrapper = driver.ground.path().join("runc-without-criu");
     let script = "#!/bin/sh\ncase \"$*\" in *checkpoint*) echo no criu >&2; exit 3;; esac\n\
                   exec /usr/sbin/runc \"$@\"\n";
-    fs_err::write(&wrapper, script).unwrap();
-    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    fs_err::set_permissions(&wrapper, executable).unwrap();
+    sys::program::install(&wrapper, script.as_bytes()).unwrap();
     driver.options.binary_name = wrapper.display().to_string();
     let shim = driver.container("a", &process(&["sleep", "100"]), |_, _| {}).await;
     shim.start("").await.unwrap();

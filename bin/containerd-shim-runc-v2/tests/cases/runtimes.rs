@@ -38,9 +38,7 @@ fn runtime(driver: &Driver, verb: &str, fate: Fate) -> PathBuf {
          fi;; esac\nexec /usr/sbin/runc \"$@\"\n"
     );
     let path = dir.join("runc");
-    fs_err::write(&path, script).unwrap();
-    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    fs_err::set_permissions(&path, executable).unwrap();
+    sys::program::install(&path, script.as_bytes()).unwrap();
     path
 }
 

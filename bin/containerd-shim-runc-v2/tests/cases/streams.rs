@@ -243,8 +243,7 @@ async fn output_goes_to_a_file_and_to_a_program() {
 
     let script = driver.ground.path().join("logger");
     let text = format!("#!/bin/sh\nexec 5>&-\ntrap '' TERM\ncat <&3 > {}\n", log.display());
-    fs_err::write(&script, text).unwrap();
-    fs_err::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    sys::program::install(&script, text.as_bytes()).unwrap();
     let shim = driver
         .container("b", &shell("echo logged"), |_, request| {
             request.stdout = format!("binary://{}?id=b", script.display());

@@ -20,7 +20,7 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    /// Makes the root, and forgets what an abort that was cut short has left.
+    /// Makes the root, and forgets what was cut short: aborts, and ingests that cannot be gone on with.
     pub(super) fn open(root: PathBuf) -> Result<Self> {
         make_all(&root)?;
         let layout = Self { root };
@@ -84,10 +84,11 @@ impl Layout {
     fn sweep(&self) {
         let Ok(entries) = fs::read_dir(self.root.join("ingest")) else { return };
         for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
-            if path.extension() == Some(OsStr::new("tmp"))
-                && let Err(error) = fs::remove_dir_all(&path)
+            let directory = Directory { path };
+            if directory.is_lost()
+                && let Err(error) = directory.remove()
             {
-                tracing::warn!(%error, "cannot remove an aborted ingest");
+                tracing::warn!(%error, "cannot remove what is left of an ingest");
             }
         }
     }
@@ -137,11 +138,21 @@ impl Directory {
         }
     }
 
-    /// Reads the status. What is needed and missing is `NotFound`; a time that cannot be read is
-    /// taken from the data.
+    /// Whether nobody can ever go on with it: it was being aborted, or a crash came before it was
+    /// made, or a power cut before its reference was on the disk.
+    fn is_lost(&self) -> bool {
+        let is_aborted = self.path.extension() == Some(OsStr::new("tmp"));
+        is_aborted || self.status().is_err_and(|error| error.is_not_found())
+    }
+
+    /// Reads the status. What is needed and missing is `NotFound`, as is an ingest whose reference is
+    /// not the one that it lies under; a time that cannot be read is taken from the data.
     pub(super) fn status(&self) -> Result<Status> {
         let data = fs::metadata(self.data()).map_err(missing)?;
         let reference = fs::read_to_string(self.path.join("ref")).map_err(missing)?;
+        if self.path.file_name() != Some(OsStr::new(Digest::of(&reference).hex())) {
+            return Err(Error::not_found(format!("ingest ref {reference:?}")));
+        }
         let modified = data.modified()?;
         let updated = self.time("updatedat").map_or(modified, |time| time.max(modified));
         Ok(Status {

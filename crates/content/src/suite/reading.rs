@@ -10,6 +10,8 @@ use crate::{Store, blob};
 pub(super) const CLAIMS: &[Claim] = list![
     what_is_not_there_is_not_found,
     any_part_can_be_read,
+    a_piece_is_read_as_by_a_reader,
+    a_piece_of_what_was_deleted_is_not_found,
     a_blob_can_be_read_by_synchronous_code,
     a_deleted_blob_is_gone,
     an_open_reader_survives_the_deletion,
@@ -39,6 +41,34 @@ async fn any_part_can_be_read(store: &dyn Store) {
     assert_eq!(reader.read_at(99_990, 1000).await.expect("it is read"), data.slice(99_990..));
     for past in [100_000, 100_001, u64::MAX] {
         assert_eq!(reader.read_at(past, 10).await.expect("it is the end"), Bytes::new());
+    }
+}
+
+async fn a_piece_is_read_as_by_a_reader(store: &dyn Store) {
+    let (data, digest) = content(100_000);
+    store_blob(store, &data, Labels::new()).await;
+    let reader = store.reader(&digest).await.expect("it opens");
+    let past = [(99_990, 1000), (100_000, 10), (100_001, 10), (u64::MAX, 10)];
+    for (offset, len) in past.into_iter().chain([(0, 10), (5, 70_000), (0, 100_000), (9, 0)]) {
+        let piece = store.piece(&digest, offset, len).await.expect("it is read");
+        let read = reader.read_at(offset, len).await.expect("it is read");
+        assert!(piece.data == read, "{len} from {offset}");
+        assert_eq!(piece.size, 100_000);
+    }
+}
+
+/// Whoever read a piece before is not given another from memory.
+async fn a_piece_of_what_was_deleted_is_not_found(store: &dyn Store) {
+    let (data, digest) = content(256);
+    refused(store.piece(&digest, 0, 10).await, Kind::NotFound);
+    for _ in 0..2 {
+        store_blob(store, &data, Labels::new()).await;
+        for _ in 0..2 {
+            let piece = store.piece(&digest, 6, 10).await.expect("it is read");
+            assert_eq!(piece.data, data.slice(6..16));
+        }
+        store.delete(&digest).await.expect("it is deleted");
+        refused(store.piece(&digest, 6, 10).await, Kind::NotFound);
     }
 }
 

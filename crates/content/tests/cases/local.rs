@@ -150,6 +150,28 @@ async fn an_ingest_of_another_length_is_begun_anew() {
     writer.commit(expecting(5), Labels::new()).await.unwrap();
 }
 
+/// Its files are not synced: the name of one may be on the disk, and not what is in it.
+#[tokio::test]
+async fn what_a_power_cut_leaves_of_an_ingest_is_gone_at_the_next_opening() {
+    let (_root, store) = store();
+    drop(open(&store, "sane").await);
+    for (reference, files) in [
+        ("empty", &[][..]),
+        ("no-data", &[("ref", "no-data")]),
+        ("no-reference", &[("ref", ""), ("data", "abc")]),
+        ("of-another", &[("ref", "sane"), ("data", "abc")]),
+    ] {
+        fs::create_dir_all(ingest(&store, reference)).unwrap();
+        for (name, text) in files {
+            fs::write(ingest(&store, reference).join(name), text).unwrap();
+        }
+    }
+    let store = Local::open(store.root()).unwrap();
+    let left: Vec<_> = fs::read_dir(store.root().join("ingest")).unwrap().collect();
+    assert_eq!(left.len(), 1, "{left:?}");
+    assert_eq!(store.status("sane").await.unwrap().reference, "sane");
+}
+
 #[tokio::test]
 async fn an_abort_that_was_cut_short_is_finished_at_the_next_opening() {
     let (_root, store) = store();

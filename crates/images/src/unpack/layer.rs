@@ -84,7 +84,11 @@ impl Unpacker {
             Some(parent) if self.is_there(parent).await? => Some(parent),
             _ => None,
         };
-        self.prepare(layer, base).await
+        match self.prepare(layer, base).await {
+            // It was somebody else's, and has just been collected.
+            Err(error) if base.is_some() && error.is_not_found() => self.prepare(layer, None).await,
+            outcome => outcome,
+        }
     }
 
     /// Applies a layer, from the bytes that are on their way if they can be had, else from the store
@@ -238,14 +242,14 @@ impl Unpacker {
     }
 
     /// Commits a layer, over its parent if it was prepared without; else it is removed. That somebody
-    /// else has committed it is as good.
+    /// else has committed it is as good, once it is held under our lease too.
     async fn commit(&self, layer: &Layer, active: &Active) -> Result<()> {
         let parent = layer.parent.as_ref().filter(|_| active.is_early).map(Digest::to_string);
         let options = Commit { labels: layer.labels(), parent };
         let name = layer.chain_id.as_str();
         if let Err(error) = self.snapshotter.commit(name, &active.key, options).await {
             self.discard(active).await;
-            if error.is_already_exists() {
+            if error.is_already_exists() && self.is_unpacked(layer).await? {
                 return Ok(());
             }
             return Err(error.context(format!("failed to commit snapshot {}", active.key)));

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The file, and the connections to it.
 use std::{
-    fs::TryLockError,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -79,14 +78,10 @@ fn lock(path: &Path) -> Result<fs::File> {
         .truncate(false)
         .write(true)
         .open(PathBuf::from(name))?;
-    match file.file().try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => {
-            let what = format!("{} is in use by another process", path.display());
-            Err(Error::unavailable(what))
-        }
-        Err(TryLockError::Error(error)) => Err(error.into()),
+    if sys::lock::exclusive(file.file())? {
+        return Ok(file);
     }
+    Err(Error::unavailable(format!("{} is in use by another process", path.display())))
 }
 
 /// Sets what holds for the whole file, checks it if it was not closed, and brings it up to date.

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 use std::{
     collections::BTreeSet,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::SystemTime,
 };
 
@@ -19,6 +22,7 @@ pub(crate) struct Signals {
     /// Told of every change of what is below.
     pub(crate) changed: Notify,
     pressure: Mutex<Pressure>,
+    commits: AtomicU64,
 }
 
 /// How urgent a collection is.
@@ -52,6 +56,17 @@ impl Signals {
             drop(pressure);
             self.changed.notify_one();
         }
+    }
+
+    /// Takes note that what is read may be different from now on. Before anybody is answered.
+    pub(super) fn moved(&self) {
+        self.commits.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// How often the database has changed. What is read after this was asked is true for as long as
+    /// the number stays: it changes after the database does, and before whoever changed it hears.
+    pub(crate) fn commits(&self) -> u64 {
+        self.commits.load(Ordering::SeqCst)
     }
 
     /// The pressure now, to be looked at or changed.

@@ -191,7 +191,9 @@ fn commit(
     signals: &Signals,
     herald: Option<&Herald>,
 ) {
-    match transact(connection, &mut batch) {
+    let outcome = transact(connection, &mut batch);
+    signals.moved();
+    match outcome {
         Ok(notes) => {
             for (request, notes) in batch.into_iter().zip(notes) {
                 signals.committed(notes.as_ref());

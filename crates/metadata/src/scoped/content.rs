@@ -4,6 +4,7 @@
 //! An ingest gets its row before the backend has it, and a blob its row after: so what the backend
 //! alone has is either being worked on, and held, or an orphan.
 mod ingest;
+mod seen;
 
 use std::{
     collections::HashMap,
@@ -11,7 +12,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use ::content::{Expected, Info, Ingest, Reader, Status, Store};
+use ::content::{Expected, Info, Ingest, Piece, Reader, Status, Store};
 use ::events::Event;
 use ::records::Resource;
 use async_trait::async_trait;
@@ -20,6 +21,8 @@ use rusqlite::{Connection, OptionalExtension};
 use types::{
     Digest, Error, FieldMask, Filters, Labels, Result, Scope, labels::NAMESPACE_SHAREABLE,
 };
+
+pub(crate) use self::seen::Seen;
 
 use self::ingest::Writing;
 use super::{Scoped, leases};
@@ -128,6 +131,16 @@ impl Store for Content {
     async fn reader(&self, digest: &Digest) -> Result<Box<dyn Reader>> {
         self.info(digest).await?;
         self.backend().reader(digest).await
+    }
+
+    async fn piece(&self, digest: &Digest, offset: u64, len: usize) -> Result<Piece> {
+        let shared = &self.db.shared;
+        let commits = shared.signals.commits();
+        if !shared.seen.has(&self.scope, digest, commits) {
+            self.info(digest).await?;
+            shared.seen.add(&self.scope, digest, commits);
+        }
+        self.backend().piece(digest, offset, len).await
     }
 
     async fn status(&self, reference: &str) -> Result<Status> {

@@ -231,9 +231,7 @@ mod tests {
 
     fn script(folder: &Path, text: &str) -> PathBuf {
         let path = folder.join("docker-credential-test");
-        fs_err::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-        fs_err::set_permissions(&path, mode).unwrap();
+        sys::program::install(&path, format!("#!/bin/sh\n{text}\n").as_bytes()).unwrap();
         path
     }
 

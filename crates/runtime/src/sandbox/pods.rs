@@ -9,7 +9,6 @@
 //! The process is a program that the daemon brings along, so no image is needed and none has to be pulled. Its root
 //! filesystem is one read-only directory for all sandboxes of a daemon.
 use std::{
-    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
@@ -58,8 +57,7 @@ impl Pods {
         }
         // A sandbox that runs may have the old one open: it is replaced, not written to.
         let fresh = rootfs.join(".pause");
-        fs::write(&fresh, pause)?;
-        fs::set_permissions(&fresh, PermissionsExt::from_mode(0o755))?;
+        sys::program::install(&fresh, pause)?;
         fs::rename(fresh, rootfs.join("pause"))?;
         Ok(Arc::new(Self { shims, rootfs }))
     }

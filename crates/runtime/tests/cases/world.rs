@@ -2,7 +2,6 @@
 //! A daemon's shims, and what is at the other end of their sockets.
 use std::{
     collections::BTreeMap,
-    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -70,8 +69,7 @@ impl World {
     /// Writes a program, and returns where it is.
     pub(crate) fn program(&self, name: &str, script: &str) -> PathBuf {
         let path = self.path(name);
-        fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
-        fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+        sys::program::install(&path, format!("#!/bin/sh\n{script}\n").as_bytes()).unwrap();
         path
     }
 

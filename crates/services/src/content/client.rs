@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A content store behind a socket.
-use std::{io, sync::Arc};
+use std::{io, path::Path, sync::Arc};
 
 use ::content::{Expected, Info, Ingest, Reader, Status, Store};
 use api::containerd::services::content::v1 as pb;
@@ -11,8 +11,9 @@ use pb::{WriteAction, content_client::ContentClient};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
-use types::{Digest, Error, FieldMask, Filters, Kind, Labels, Result};
+use types::{Digest, Error, FieldMask, Filters, Kind, Labels, Result, Scope};
 
+use super::files::Files;
 use crate::call::{Limits, Peer, error, limited};
 use crate::convert::{FromWire, present};
 use crate::lists;
@@ -22,12 +23,23 @@ const WRITE_CHUNK: usize = 1 << 20;
 
 /// The store that `peer` serves.
 pub fn connect(peer: Peer) -> Arc<dyn Store> {
-    Arc::new(Remote { client: limited!(ContentClient::new(peer), Limits::default()) })
+    Arc::new(Remote { client: client(peer), files: None })
+}
+
+/// The store that `peer` serves on behalf of `scope`, on this host at the socket `address`: where the
+/// daemon hands out blobs as files, they are read without it.
+pub fn connect_beside(peer: Peer, address: &Path, scope: &Scope) -> Arc<dyn Store> {
+    Arc::new(Remote { client: client(peer), files: Some(Files::beside(address, scope)) })
+}
+
+fn client(peer: Peer) -> ContentClient<Peer> {
+    limited!(ContentClient::new(peer), Limits::default())
 }
 
 #[derive(Clone)]
 struct Remote {
     client: ContentClient<Peer>,
+    files: Option<Files>,
 }
 
 impl Remote {
@@ -64,6 +76,11 @@ impl Store for Remote {
     }
 
     async fn reader(&self, digest: &Digest) -> Result<Box<dyn Reader>> {
+        if let Some(files) = &self.files
+            && let Some(reader) = files.open(digest).await
+        {
+            return Ok(reader);
+        }
         let size = self.info(digest).await?.size;
         Ok(Box::new(Remotely { client: self.client(), digest: digest.clone(), size }))
     }

@@ -3,7 +3,6 @@
 //! themselves, which here are servers in this process. Each is tried directly and over the wire.
 use std::{
     collections::BTreeMap,
-    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
@@ -180,8 +179,7 @@ fn shim_program(directory: &Path) -> PathBuf {
          while [ ! -S {here}/$id.sock ]; do sleep 0.01; done\n\
          printf '{{\"version\":3,\"address\":\"unix://{here}/%s.sock\",\"protocol\":\"ttrpc\"}}' $id\n"
     );
-    fs::write(&program, script).unwrap();
-    fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+    sys::program::install(&program, script.as_bytes()).unwrap();
     drop(tokio::spawn(serve_wanted(directory.to_owned())));
     program
 }

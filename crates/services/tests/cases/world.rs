@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A server of whatever is tested, and a connection to it.
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use services::Peer;
 use tempfile::TempDir;
@@ -28,6 +31,11 @@ impl Served {
             Server::builder().add_routes(routes).serve_with_incoming(incoming).await.unwrap();
         });
         Self { path, task, _directory: directory }
+    }
+
+    /// Its socket.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     pub(crate) async fn channel(&self) -> Channel {

@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-use std::{os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
+use std::{path::Path, time::Duration};
 
 use trust::Programs;
 use types::{Descriptor, Digest, Kind, media_types};
 
 fn put(folder: &Path, name: &str, script: &str) {
     let path = folder.join(name);
-    fs_err::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
-    fs_err::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    sys::program::install(&path, format!("#!/bin/sh\n{script}\n").as_bytes()).unwrap();
 }
 
 fn programs(folder: &Path) -> Programs {
