@@ -213,7 +213,7 @@ mod tests {
         let Timeouts { hedge, reply, idle, commit, slowest, .. } = section.timeouts().unwrap();
         assert_eq!((hedge, slowest), (Duration::from_millis(250), 5));
         assert_eq!((reply, idle), (Duration::from_secs(10), Duration::from_secs(90)));
-        assert_eq!(commit, Duration::from_secs(3600));
+        assert_eq!(commit, Duration::from_hours(1));
     }
 
     #[test]
