@@ -34,6 +34,8 @@ use crate::convert::{ToWire, any};
 const DEPTH: usize = 32;
 /// How long a client has for what is on its way.
 const SETTLING: Duration = Duration::from_millis(10);
+/// How long a client has to notice that a stream has ended.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 type Wire = prost_types::Any;
 
@@ -71,6 +73,19 @@ impl Stream {
             Outgoing::Answers(answers) => drained(answers).await,
             Outgoing::Requests(requests) => drained(requests).await,
         }
+        tokio::time::sleep(SETTLING).await;
+    }
+
+    /// Ends the stream, and waits for the other end to have taken all of it, for a while.
+    ///
+    /// Compat: a client that sees the end of a stream closes its own side, whoever wrote it (gRPC for Go
+    /// with `RST_STREAM`, `internal/transport/http2_client.go`), and so says that it has read what came
+    /// before. How busy its machine is does not matter then, as it would if only time were given.
+    pub async fn finish(self) {
+        let Self { mut incoming, outgoing } = self;
+        drop(outgoing);
+        let ended = async { while incoming.recv().await.is_some() {} };
+        drop(tokio::time::timeout(FAREWELL, ended).await);
         tokio::time::sleep(SETTLING).await;
     }
 

@@ -41,7 +41,7 @@ pub use gate::{Gate, Open, Resolved};
 use crate::call::{Limits, Reply, detached, limited, open, status};
 use crate::convert::{FromWire, present};
 use crate::streaming::{Stream, Streams};
-use progress::Reporter;
+use progress::{Remembering, Reporter};
 pub use source::Registries;
 use source::Source;
 pub use unpacks::{Supported, Unpacks};
@@ -240,6 +240,7 @@ async fn pull(
         asked.gate.admit(asked.scope, &source.resolved(&target, name)).await?;
     }
     progress.report(said(format!("Pulling from {registry}")));
+    let progress = Arc::new(Remembering::new(Arc::clone(progress), target.digest.clone()));
     let pull = Pull {
         name: source.name().to_owned(),
         kept_as: names,
@@ -254,10 +255,10 @@ async fn pull(
         labels: to.labels,
         concurrency: source.downloads(),
         stop: going.stop.clone(),
-        progress: Arc::clone(progress),
+        progress: progress.clone(),
     };
     client.pull(&pull).await?;
-    progress.report(said(format!("Completed pull from {registry}")));
+    progress.close(said(format!("Completed pull from {registry}")));
     Ok(())
 }
 
@@ -270,6 +271,7 @@ async fn push(
     let image = client.images.get(&from.name).await?;
     let registry = format!("OCI Registry ({})", source.name());
     progress.report(said(format!("Pushing to {registry}")));
+    let progress = Arc::new(Remembering::new(progress, image.target.digest.clone()));
     let push = Push {
         name: image.name,
         target: image.target,
@@ -281,7 +283,7 @@ async fn push(
         progress: progress.clone(),
     };
     client.push(&push).await?;
-    progress.report(::client::Event {
+    progress.close(::client::Event {
         descriptor: Some(push.target),
         ..said(format!("Completed push to {registry}"))
     });

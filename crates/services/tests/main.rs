@@ -7,9 +7,14 @@
 #[cfg(test)]
 mod cases {
     mod codes;
+    mod disk;
     mod files;
+    mod foreign;
+    mod fuzz;
+    mod round_trips;
     mod sandboxers;
     mod streams;
     mod suites;
+    mod trees;
     mod world;
 }

@@ -6,8 +6,10 @@ use std::{
 };
 
 use async_trait::async_trait;
+use client::Client;
 use futures_util::stream::BoxStream;
 use mount::Mount;
+use records::Delete;
 use snapshots::{Commit, Info, Native, Snapshotter, Usage};
 use types::{Error, FieldMask, Filters, Kind, Labels, Result, labels::SNAPSHOT_REF};
 
@@ -149,9 +151,8 @@ async fn a_diff_id_that_is_not_true_is_found_out() {
 async fn a_layer_that_a_snapshotter_brings_is_not_fetched() {
     let (world, remote) = (World::new().await, Remote::default());
     let image = image(&remote, &plain());
-    let native = Arc::new(Native::open(world.folder.path().join("lazy")).unwrap());
-    let lazy =
-        Arc::new(Lazy { native, has: image.diff_ids[0].to_string(), heard: Mutex::default() });
+    let inner = Arc::new(Native::open(world.folder.path().join("lazy")).unwrap());
+    let lazy = Arc::new(Odd { brings: image.diff_ids[0].to_string(), ..Odd::over(inner) });
     let mut client = world.client();
     client.under = None;
     let snapshotter: Arc<dyn Snapshotter> = lazy.clone();
@@ -168,58 +169,101 @@ async fn a_layer_that_a_snapshotter_brings_is_not_fetched() {
     assert_eq!(said("image-layers").split(',').count(), 3);
 }
 
-/// A snapshotter that has a layer already, as one does that mounts layers from afar.
-struct Lazy {
-    native: Arc<Native>,
-    has: String,
+/// As when a collection comes between the question and the use of the answer.
+#[tokio::test]
+async fn a_layer_that_goes_while_it_is_looked_at_is_unpacked_again() {
+    let (world, remote) = (World::new().await, Remote::default());
+    let image = image(&remote, &plain());
+    let pull = pull(&remote, &image.manifest, "native");
+    let (client, name) = (world.client(), pull.name.clone());
+    client.pull(&pull).await.unwrap();
+    let files = world.files("native", &image.top()).await;
+    client.images.delete(&name, Delete::default()).await.unwrap();
+    let top = image.top().to_string();
+    let odd = move |client: &Client| {
+        let inner = (client.snapshotters)("native").unwrap();
+        let odd = Odd { loses: Mutex::new(Some(top.clone())), ..Odd::over(inner) };
+        let snapshotter: Arc<dyn Snapshotter> = Arc::new(odd);
+        Client {
+            snapshotters: Arc::new(move |_| Ok(snapshotter.clone())),
+            under: None,
+            ..client.clone()
+        }
+    };
+    let under = client.under.clone().unwrap();
+    let held = move |lease: &str| Ok(odd(&under(lease)?));
+    let applied = world.applied();
+    Client { under: Some(Arc::new(held)), ..client }.pull(&pull).await.unwrap();
+    assert!(world.applied() > applied, "it was lost");
+    assert_eq!(world.files("native", &image.top()).await, files);
+}
+
+/// A snapshotter that has a layer already, as one does that mounts layers from afar, or that loses
+/// one as soon as it has said that it has it.
+struct Odd {
+    inner: Arc<dyn Snapshotter>,
+    brings: String,
+    loses: Mutex<Option<String>>,
     heard: Mutex<Vec<Labels>>,
 }
 
+impl Odd {
+    fn over(inner: Arc<dyn Snapshotter>) -> Self {
+        let (brings, loses, heard) = (String::new(), Mutex::default(), Mutex::default());
+        Self { inner, brings, loses, heard }
+    }
+}
+
 #[async_trait]
-impl Snapshotter for Lazy {
+impl Snapshotter for Odd {
     async fn stat(&self, key: &str) -> Result<Info> {
-        self.native.stat(key).await
+        let info = self.inner.stat(key).await?;
+        let lost = self.loses.lock().unwrap().take_if(|it| it == key);
+        if let Some(lost) = lost {
+            self.inner.remove(&lost).await?;
+        }
+        Ok(info)
     }
 
     async fn update(&self, info: Info, mask: &FieldMask) -> Result<Info> {
-        self.native.update(info, mask).await
+        self.inner.update(info, mask).await
     }
 
     async fn usage(&self, key: &str) -> Result<Usage> {
-        self.native.usage(key).await
+        self.inner.usage(key).await
     }
 
     async fn mounts(&self, key: &str) -> Result<Vec<Mount>> {
-        self.native.mounts(key).await
+        self.inner.mounts(key).await
     }
 
     async fn prepare(&self, key: &str, parent: Option<&str>, labels: Labels) -> Result<Vec<Mount>> {
         self.heard.lock().unwrap().push(labels.clone());
-        if labels[SNAPSHOT_REF] != self.has {
-            return self.native.prepare(key, parent, labels).await;
+        if labels[SNAPSHOT_REF] != self.brings {
+            return self.inner.prepare(key, parent, labels).await;
         }
-        self.native.prepare(key, parent, labels).await?;
-        self.native.commit(&self.has, key, Commit::default()).await?;
-        Err(Error::already_exists(format!("target snapshot {:?}", self.has)))
+        self.inner.prepare(key, parent, labels).await?;
+        self.inner.commit(&self.brings, key, Commit::default()).await?;
+        Err(Error::already_exists(format!("target snapshot {:?}", self.brings)))
     }
 
     async fn view(&self, key: &str, parent: Option<&str>, labels: Labels) -> Result<Vec<Mount>> {
-        self.native.view(key, parent, labels).await
+        self.inner.view(key, parent, labels).await
     }
 
     async fn commit(&self, name: &str, key: &str, options: Commit) -> Result<()> {
-        self.native.commit(name, key, options).await
+        self.inner.commit(name, key, options).await
     }
 
     async fn remove(&self, key: &str) -> Result<()> {
-        self.native.remove(key).await
+        self.inner.remove(key).await
     }
 
     fn walk(&self, filters: Filters) -> BoxStream<'_, Result<Info>> {
-        self.native.walk(filters)
+        self.inner.walk(filters)
     }
 
     async fn cleanup(&self) -> Result<()> {
-        self.native.cleanup().await
+        self.inner.cleanup().await
     }
 }

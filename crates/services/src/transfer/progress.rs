@@ -8,7 +8,7 @@ use std::{
 use ::client::{Event, Progress};
 use api::containerd::types::transfer as wire;
 use tokio::{sync::mpsc, task::JoinHandle};
-use types::Any;
+use types::{Any, Digest};
 
 use crate::convert::ToWire;
 use crate::streaming::Stream;
@@ -34,7 +34,7 @@ impl Reporter {
                     return;
                 }
             }
-            stream.settle().await;
+            stream.finish().await;
         });
         Self {
             sender: Arc::new(Mutex::new(Some(sender))),
@@ -65,6 +65,42 @@ impl Progress for Reporter {
     }
 }
 
+/// Passes on what is told of an image, and remembers what was last told of its root.
+///
+/// Compat: Go's tracker tells of the blobs that came last only after the word that all is done, and
+/// Go's `ctr` shows that word only with the next blob it hears of (containerd
+/// `core/transfer/local/pull.go`, `cmd/ctr/commands/images/pull.go`).
+pub(super) struct Remembering {
+    to: Arc<dyn Progress>,
+    root: Digest,
+    last: Mutex<Option<Event>>,
+}
+
+impl Remembering {
+    pub(super) fn new(to: Arc<dyn Progress>, root: Digest) -> Self {
+        Self { to, root, last: Mutex::default() }
+    }
+
+    /// Tells that all is done, and then once more of the root.
+    pub(super) fn close(&self, word: Event) {
+        self.to.report(word);
+        if let Some(event) = taken(&self.last) {
+            self.to.report(event);
+        }
+    }
+}
+
+impl Progress for Remembering {
+    fn report(&self, event: Event) {
+        let is_blob = !event.parents.is_empty();
+        if is_blob && event.descriptor.as_ref().is_some_and(|it| it.digest == self.root) {
+            let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+            *last = Some(event.clone());
+        }
+        self.to.report(event);
+    }
+}
+
 fn packed(event: Event) -> Any {
     let message = api::pack(&wire::Progress {
         event: event.event.into_owned(),
@@ -75,4 +111,56 @@ fn packed(event: Event) -> Any {
         desc: event.descriptor.map(ToWire::to_wire),
     });
     crate::convert::any(message)
+}
+
+#[cfg(test)]
+mod tests {
+    use types::{Descriptor, media_types};
+
+    use super::*;
+    use crate::streaming::pair;
+
+    fn blob(event: &'static str, data: &str) -> Event {
+        let descriptor = Some(Descriptor::new(media_types::MANIFEST, Digest::of(data), 4));
+        let (name, parents) = (data.to_owned(), vec!["image".to_owned()]);
+        Event { event: event.into(), name, parents, descriptor, ..Event::default() }
+    }
+
+    fn word(event: &'static str) -> Event {
+        Event { event: event.into(), ..Event::default() }
+    }
+
+    /// Go's ctr shows the last word only together with a blob.
+    #[test]
+    fn a_blob_is_told_of_after_the_last_word() {
+        let heard: Arc<Mutex<Vec<String>>> = Arc::default();
+        let ears = Arc::clone(&heard);
+        let to = move |event: Event| ears.lock().unwrap().push(event.event.into_owned());
+        let progress = Remembering::new(Arc::new(to), Digest::of("root"));
+        for event in [blob("waiting", "root"), blob("complete", "root"), blob("waiting", "layer")] {
+            progress.report(event);
+        }
+        progress.close(word("Completed"));
+        let want = ["waiting", "complete", "waiting", "Completed", "complete"];
+        assert_eq!(*heard.lock().unwrap(), want);
+    }
+
+    #[tokio::test]
+    async fn a_report_is_finished_when_its_reader_has_read_the_end_of_it() {
+        let (here, mut there) = pair();
+        let reporter = Reporter::new(here);
+        reporter.report(word("one"));
+        reporter.report(word("two"));
+        let reading = async {
+            let mut count = 0;
+            while there.receive().await.is_some() {
+                count += 1;
+            }
+            // Not before this end is closed, too.
+            drop(there);
+            count
+        };
+        let ((), count) = tokio::join!(reporter.finish(), reading);
+        assert_eq!(count, 2);
+    }
 }
