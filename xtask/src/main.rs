@@ -62,7 +62,8 @@ cargo xtask <task>
                        and cgroups of version 2 (user-mode Linux), fs-verity (qemu, emulated)
   newer [--suite NAME] [--only WORD]
                        fetch newer releases of containerd, Docker and CRIU from Debian (forky), and
-                       play the scenarios with them
+                       compare their command lines with ours (alone: --only words), and play the
+                       scenarios with them
   ci                   test, then demo, and cargo-deny, cargo-machete and typos if installed
 ";
 

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The flags that say what a container is to be, and the spec that they stand for.
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use api::{containerd::runc::v1 as runc, runtimeoptions::v1 as other};
 use clap::Args;
 use spec::{
     Host, IdMapping, Mount, Namespace, Options, Seccomp, Spec,
+    blockio::Classes,
     cdi::{self, Cdi},
 };
 use types::{Any, Context as _, Error, Labels, Platform, Result};
@@ -51,7 +52,7 @@ pub(crate) struct Flags {
 /// What runs the container.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Runtime")]
-struct RuntimeFlags {
+pub(crate) struct RuntimeFlags {
     /// The runtime, or the path of a shim
     #[arg(long, value_name = "NAME", default_value = RUNC)]
     runtime: String,
@@ -155,6 +156,9 @@ pub(crate) struct IsolationFlags {
     /// Which system calls are allowed, in place of the default
     #[arg(long, value_name = "FILE", requires = "seccomp")]
     seccomp_profile: Option<PathBuf>,
+    /// Confine it by containerd's own AppArmor profile, loaded under this name
+    #[arg(long, value_name = "NAME", conflicts_with = "apparmor_profile")]
+    pub(super) apparmor_default_profile: Option<String>,
     /// An AppArmor profile that is loaded
     #[arg(long, value_name = "NAME")]
     apparmor_profile: Option<String>,
@@ -195,6 +199,12 @@ struct LimitFlags {
     /// Which memory nodes
     #[arg(long, value_name = "LIST")]
     cpuset_mems: Option<String>,
+    /// A file of classes of block devices' input and output, in YAML
+    #[arg(long, value_name = "FILE")]
+    blockio_config_file: Option<PathBuf>,
+    /// A class of that file
+    #[arg(long, value_name = "NAME")]
+    blockio_class: Option<String>,
     /// A class of the processor's resource director
     #[arg(long, value_name = "NAME")]
     rdt_class: Option<String>,
@@ -232,7 +242,7 @@ impl Flags {
             cap_drop: isolation.cap_drop.clone(),
             devices,
             seccomp: isolation.seccomp()?,
-            apparmor_profile: isolation.apparmor_profile.clone(),
+            apparmor_profile: isolation.apparmor(),
             selinux_label: None,
             annotations: annotations(&isolation.annotation)?,
             cgroup: limits.cgroup.clone(),
@@ -244,6 +254,7 @@ impl Flags {
             cpu_burst: limits.cpu_burst,
             cpuset_cpus: limits.cpuset_cpus.clone(),
             cpuset_mems: limits.cpuset_mems.clone(),
+            block_io: limits.block_io()?,
             rdt_class: limits.rdt_class.clone(),
         })
     }
@@ -265,7 +276,7 @@ impl Flags {
         if names.is_empty() {
             return Ok(());
         }
-        Cdi::read(&cdi::FOLDERS)?.inject(spec, &names)
+        Cdi::read(&cdi::FOLDERS).inject(spec, &names)
     }
 
     /// The spec in the file, if one was given.
@@ -276,19 +287,32 @@ impl Flags {
     }
 
     /// The runtime and what it is told.
-    pub(super) fn runtime(&self) -> Result<records::Runtime> {
-        Ok(records::Runtime { name: self.runtime.runtime.clone(), options: self.told(false)? })
+    pub(super) fn runtime(&self, no_pivot: bool) -> Result<records::Runtime> {
+        let options = self.runtime.told(no_pivot)?;
+        Ok(records::Runtime { name: self.runtime.runtime.clone(), options })
     }
 
     /// What the runtime is told of a task that is to do without `pivot_root(2)`. It stands in place of
     /// what the container's record says, and so says all of that too.
     pub(super) fn without_pivot(&self) -> Result<Option<Any>> {
-        self.told(true)
+        self.runtime.told(true)
+    }
+
+    /// The container's labels.
+    pub(super) fn labels(&self) -> Labels {
+        labels::parse(&self.label)
+    }
+}
+
+impl RuntimeFlags {
+    /// The runtime's name, or the path of its shim.
+    pub(crate) fn name(&self) -> &str {
+        &self.runtime
     }
 
     /// Options of runc, or of a runtime with a configuration file; none if nothing was said.
-    fn told(&self, no_pivot_root: bool) -> Result<Option<Any>> {
-        let flags = &self.runtime;
+    pub(crate) fn told(&self, no_pivot_root: bool) -> Result<Option<Any>> {
+        let flags = self;
         let options = runc::Options {
             no_pivot_root,
             binary_name: flags.runc_binary.clone().unwrap_or_default(),
@@ -314,14 +338,33 @@ impl Flags {
         };
         Ok(Some(Any::new(packed.type_url, packed.value)))
     }
+}
 
-    /// The container's labels.
-    pub(super) fn labels(&self) -> Labels {
-        labels::parse(&self.label)
-    }
+/// What runc is told of a task that is to do without `pivot_root(2)`: all that the container's record
+/// says, and that.
+pub(crate) fn without_pivot(runtime: &records::Runtime) -> Result<Any> {
+    let kept = runtime.options.as_ref().map(|kept| prost_types::Any {
+        type_url: kept.type_url.clone(),
+        value: kept.value.to_vec(),
+    });
+    let options = match kept.as_ref().map(api::unpack::<runc::Options>) {
+        None => runc::Options::default(),
+        Some(Some(Ok(options))) => options,
+        Some(_) => {
+            return Err(Error::invalid(format!("--no-pivot is only for the runtime {RUNC}")));
+        }
+    };
+    let packed = api::pack(&runc::Options { no_pivot_root: true, ..options });
+    Ok(Any::new(packed.type_url, packed.value))
 }
 
 impl IsolationFlags {
+    fn apparmor(&self) -> Option<String> {
+        let named = [&self.apparmor_default_profile, &self.apparmor_profile];
+        // Compat: an empty name is none (containerd `cmd/ctr/commands/run/run_unix.go`).
+        named.into_iter().flatten().find(|name| !name.is_empty()).cloned()
+    }
+
     fn seccomp(&self) -> Result<Seccomp> {
         match (&self.seccomp_profile, self.seccomp) {
             (_, false) => Ok(Seccomp::Unconfined),
@@ -331,6 +374,23 @@ impl IsolationFlags {
                 Ok(Seccomp::Profile(profile.context(|| path.display().to_string())?))
             }
         }
+    }
+}
+
+impl LimitFlags {
+    /// What the class of block devices means here (the words of errors are those of containerd
+    /// `cmd/ctr/commands/run/run_unix.go`, as 2.1.9 says them).
+    fn block_io(&self) -> Result<Option<serde_json::Value>> {
+        let classes = match self.blockio_config_file.as_deref().filter(|it| *it != Path::new("")) {
+            None => Classes::default(),
+            Some(path) => Classes::read(path).context(|| "blockio-config-file error")?,
+        };
+        let Some(name) = self.blockio_class.as_deref().filter(|name| !name.is_empty()) else {
+            return Ok(None);
+        };
+        let class = classes.find(name).context(|| "blockio-class error")?;
+        class.warnings.iter().for_each(|warning| eprintln!("ctr: {warning}"));
+        Ok(Some(class.limits))
     }
 }
 
@@ -368,7 +428,7 @@ mod tests {
         let it = options(
             "--env A=1 --env B --mount type=bind,src=/a,dst=/b,options=rbind:ro --user 1:2 \
              --with-ns network:/n --memory-limit 5 --cpu-quota -1 --rlimit-nofile 7 \
-             --annotation a=b=c --cgroup= --device /dev/null",
+             --annotation a=b=c --cgroup= --device /dev/null --apparmor-default-profile p",
         )
         .unwrap();
         assert_eq!(it.env, ["A=1", "B"]);
@@ -379,6 +439,7 @@ mod tests {
         assert_eq!(it.rlimit_nofile.unwrap().hard, 7);
         assert_eq!(it.annotations["a"], "b=c");
         assert_eq!(it.cgroup.as_deref(), Some(""));
+        assert_eq!(it.apparmor_profile.as_deref(), Some("p"));
         assert_eq!(it.devices[0].path, "/dev/null");
     }
 
@@ -394,6 +455,7 @@ mod tests {
             "--config /x --privileged",
             "--gpus all",
             "--cni --net-host",
+            "--apparmor-profile a --apparmor-default-profile b",
         ] {
             assert!(parse(words).is_err(), "{words}");
         }
@@ -410,13 +472,41 @@ mod tests {
     }
 
     #[test]
+    fn a_class_of_block_devices_is_looked_up() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs_err::write(file.path(), "Classes: {slow: [{Weight: 80}]}").unwrap();
+        let words = format!("--blockio-config-file {} --blockio-class", file.path().display());
+        let it = options(&format!("{words} slow")).unwrap();
+        assert_eq!(it.block_io, Some(serde_json::json!({"weight": 80})));
+        let error = options(&format!("{words} fast")).unwrap_err().to_string();
+        let want = "blockio-class error: no OCI BlockIO parameters for class \"fast\"";
+        assert_eq!(error, want);
+        assert_eq!(options("--blockio-class fast").unwrap_err().to_string(), want);
+        let error = options("--blockio-config-file /nowhere").unwrap_err().to_string();
+        let want = "blockio-config-file error: failed to read config file";
+        assert!(error.starts_with(want), "{error}");
+    }
+
+    #[test]
     fn only_runc_is_told_what_is_for_runc() {
-        assert_eq!(parse("--tty").unwrap().runtime().unwrap().options, None);
-        let told = parse("--runc-binary crun").unwrap().runtime().unwrap().options.unwrap();
+        assert_eq!(parse("--tty").unwrap().runtime(false).unwrap().options, None);
+        let told = parse("--runc-binary crun").unwrap().runtime(false).unwrap().options.unwrap();
         assert_eq!(told.type_url, "containerd.runc.v1.Options");
-        let told = parse("--runtime-config-path /c").unwrap().runtime().unwrap().options.unwrap();
+        let told =
+            parse("--runtime-config-path /c").unwrap().runtime(false).unwrap().options.unwrap();
         assert_eq!(told.type_url, "runtimeoptions.v1.Options");
-        assert!(parse("--runtime x --runc-binary crun").unwrap().runtime().is_err());
+        assert!(parse("--runtime x --runc-binary crun").unwrap().runtime(false).is_err());
         assert!(parse("--tty").unwrap().without_pivot().unwrap().is_some());
+    }
+
+    #[test]
+    fn a_task_without_pivot_keeps_what_its_container_says() {
+        let runtime = parse("--runc-binary crun").unwrap().runtime(false).unwrap();
+        let told = without_pivot(&runtime).unwrap();
+        let told = prost_types::Any { type_url: told.type_url, value: told.value.to_vec() };
+        let told = api::unpack::<runc::Options>(&told).unwrap().unwrap();
+        assert!(told.no_pivot_root && told.binary_name == "crun");
+        let other = parse("--runtime-config-path /c").unwrap().runtime(false).unwrap();
+        assert!(without_pivot(&other).is_err());
     }
 }
