@@ -224,22 +224,24 @@ fn a_task_is_measured_by_version_2() {
 /// Whether cgroups of version 2 have this machine's controllers, which are switched on then.
 fn has_controllers() -> bool {
     let root = Path::new("/sys/fs/cgroup");
-    let controllers = fs::read_to_string(root.join("cgroup.controllers")).unwrap();
+    let controllers = fs::read_to_string(root.join("cgroup.controllers"));
+    let controllers = controllers.expect("the controllers of version 2");
     let wanted = ["memory", "pids"];
     if !wanted.iter().all(|name| controllers.split_whitespace().any(|it| it == *name)) {
         println!("skipped: this kernel keeps memory to cgroups of version 1");
         return false;
     }
     for name in wanted {
-        fs::write(root.join("cgroup.subtree_control"), format!("+{name}")).unwrap();
+        let switched = fs::write(root.join("cgroup.subtree_control"), format!("+{name}"));
+        switched.expect("a controller is switched on");
     }
     true
 }
 
 fn version_2(cgroup: &Cgroup) -> cgroups::v2::Metrics {
-    match cgroup.metrics().unwrap() {
+    match cgroup.metrics().expect("the cgroup is there") {
         Metrics::V2(metrics) => *metrics,
-        Metrics::V1(_) => panic!("the host has version 2"),
+        Metrics::V1(_) => unreachable!("the host has version 2"),
     }
 }
 
