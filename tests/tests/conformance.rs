@@ -11,7 +11,7 @@ mod tasks;
 
 use std::time::Duration;
 
-use e2e::{Outcome, World, only_ours, over_the_wire};
+use e2e::{Outcome, World, over_the_wire};
 use prost::Message;
 use tonic::{Code, Status};
 
@@ -23,7 +23,9 @@ over_the_wire!(
     processes_answer_as_the_table_says,
     events_answer_as_the_table_says,
 );
-only_ours!(sandboxes_answer_as_the_table_says);
+// The distribution's daemon has no sandboxes: a newer one plays (`cargo xtask newer`), with our shim,
+// because theirs has none either.
+e2e::plays!(sandboxes_answer_as_the_table_says: our_shim OUR_SHIM, ours OURS);
 
 fn tasks_answer_as_the_table_says(world: &mut World) -> Outcome {
     let table = Table::read(world)?;
@@ -44,6 +46,10 @@ fn events_answer_as_the_table_says(world: &mut World) -> Outcome {
 }
 
 fn sandboxes_answer_as_the_table_says(world: &mut World) -> Outcome {
+    if !sandboxes::are_there(world)? {
+        println!("skipped: this containerd has no sandboxes");
+        return Ok(());
+    }
     let table = Table::read(world)?;
     sandboxes::play_store(world, &table)?;
     sandboxes::play_controller(world, &table)?;

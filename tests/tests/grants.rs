@@ -19,7 +19,11 @@ use serde_json::{Value, json};
 
 use crate::wire::Wire;
 
-for_each_daemon!(files_are_given_to_mapped_users, a_network_is_made_by_plugins);
+for_each_daemon!(
+    files_are_given_to_mapped_users,
+    a_network_is_made_by_plugins,
+    a_container_is_held_by_the_default_profile,
+);
 for_each_shim!(a_profile_that_is_not_loaded_is_refused, a_class_that_the_machine_lacks_is_ignored);
 only_ours!(
     owners_are_mapped_by_the_snapshotter,
@@ -199,9 +203,13 @@ fn a_device_is_given_by_name(world: &mut World) -> Outcome {
         }}],
     });
     fs_err::write(place.0.join("etc/cdi/acme.json"), document.to_string())?;
-    let script = "echo $GADGET; head -c 4 /dev/gadget | wc -c; cat /gadget/word";
-    let words = ["run", "--rm", "--device", "acme.com/gadget=one", &image, &id, "sh", "-c", script];
-    assert_eq!(place.run(world, &words)?.ok()?, "one\n4\nmounted");
+    let other =
+        "kind: acme.com/other\ndevices:\n  - {name: 0, containerEdits: {env: [OTHER=zero]}}\n";
+    fs_err::write(place.0.join("etc/cdi/other.yaml"), other)?;
+    let script = "echo $GADGET $OTHER; head -c 4 /dev/gadget | wc -c; cat /gadget/word";
+    let devices = ["--device", "acme.com/gadget=one", "--device", "acme.com/other=0"];
+    let words = [&["run", "--rm"], &devices[..], &[&image, &id, "sh", "-c", script]].concat();
+    assert_eq!(place.run(world, &words)?.ok()?, "one zero\n4\nmounted");
     Ok(())
 }
 
@@ -357,4 +365,27 @@ fn piped(world: &World, rootfs: &Path, script: &str, options: Any) -> Outcome<St
     let complaint = err_reader.wait(PATIENCE)?.ok()?;
     ensure!(complaint.is_empty(), "{complaint}");
     out_reader.wait(PATIENCE)?.ok()
+}
+
+/// What a process that is held by the default profile is kept from, and what not, whatever the
+/// container's capabilities and mounts would let it.
+fn a_container_is_held_by_the_default_profile(world: &mut World) -> Outcome {
+    let (image, id, profile) = (world.busybox()?, world.id("held"), world.id("profile"));
+    let words = ["run", "--rm", "--privileged", "--apparmor-default-profile", &profile, &image];
+    let script = "cat /proc/self/attr/current; mount -t tmpfs tmpfs /mnt || echo no mount
+        cd /proc/sys/vm; kept=$(cat dirty_ratio); echo $kept > dirty_ratio || echo no sysctl
+        echo 0 > /proc/self/oom_score_adj";
+    let command = [&words[..], &[&id, "sh", "-c", script]].concat();
+    if !Path::new("/sys/kernel/security/apparmor/profiles").exists() {
+        println!("skipped: this kernel has no AppArmor: only that it is refused is seen");
+        return world.ctr.refused(command, &["/sys/kernel/security/apparmor/profiles"]);
+    }
+    let told = world.ctr.lines(command);
+    // Whatever has become of it, it does not stay.
+    let mut remove = Command::new("sh");
+    remove.args(["-c", "printf 'profile \"%s\" { }' \"$0\" | apparmor_parser -R", &profile]);
+    run(&mut remove, PATIENCE)?.ok()?;
+    let held = format!("{profile} (enforce)");
+    assert_eq!(told?, [held.as_str(), "no mount", "no sysctl"]);
+    Ok(())
 }

@@ -48,7 +48,7 @@ pub(crate) fn run(reference: bool) -> Outcome {
     show::chapter("packages");
     let tools = ["runc", "crun", "docker-registry", "busybox-static", "containerd", "sqlite3"];
     install::packages(&tools)?;
-    install::packages(&["docker.io", "openssl", "skopeo", "umoci"])?;
+    install::packages(&["docker.io", "openssl", "skopeo", "umoci", "apparmor"])?;
     // Filesystems of all sorts, for the snapshotters.
     install::packages(&["e2fsprogs", "xfsprogs", "btrfs-progs", "erofs-utils"])?;
     e2e::sweep();

@@ -4,6 +4,7 @@
 //! ```text
 //! flags --> snapshot, spec --> container --> task --follow--> exit status
 //! ```
+mod apparmor;
 mod flags;
 mod make;
 mod remap;

@@ -3,18 +3,18 @@
 //! (<https://github.com/cncf-tags/container-device-interface/blob/main/SPEC.md>).
 //!
 //! ```text
-//! /etc/cdi/*.json, /var/run/cdi/*.json --> vendor.com/class=name --> edits of the spec
+//! /etc/cdi/*.{json,yaml}, /var/run/cdi/*.{json,yaml} --> vendor.com/class=name --> edits of the spec
 //! ```
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 use types::{Context as _, Error, Kind, Result};
 
-use crate::{Device, DeviceRule, Mount, Spec, device, environment};
+use crate::{Device, DeviceRule, Mount, Spec, device, environment, yaml};
 
 /// Where specifications are, from the least to the most important.
 pub const FOLDERS: [&str; 2] = ["/etc/cdi", "/var/run/cdi"];
@@ -36,14 +36,15 @@ pub struct Cdi {
     documents: Vec<Document>,
     /// Where each device is described.
     devices: BTreeMap<String, Place>,
-    /// Specifications that are not read.
-    skipped: Vec<PathBuf>,
+    /// Specifications that could not be read, and why.
+    broken: Vec<String>,
 }
 
 impl Cdi {
     /// Reads the specifications of some folders, from the least to the most important. What is not
-    /// there has none. Only those in JSON are read.
-    pub fn read<P: AsRef<Path>>(folders: &[P]) -> Result<Self> {
+    /// there has none. One that cannot be read keeps nobody from the devices of others: why is told
+    /// to who asks for a device that nobody has described.
+    pub fn read<P: AsRef<Path>>(folders: &[P]) -> Self {
         let mut cdi = Self::default();
         for folder in folders {
             let Ok(entries) = fs_err::read_dir(folder.as_ref()) else { continue };
@@ -51,21 +52,20 @@ impl Cdi {
             paths.sort();
             let first = cdi.documents.len();
             for path in paths {
-                match path.extension().and_then(|extension| extension.to_str()) {
-                    Some("json") => cdi.add(&path, first)?,
-                    Some("yaml" | "yml") => cdi.skipped.push(path),
-                    _ => {}
+                let extension = path.extension().and_then(|extension| extension.to_str());
+                if !matches!(extension, Some("json" | "yaml")) {
+                    continue;
+                }
+                match document(&path) {
+                    Ok(document) => cdi.add(document, first),
+                    Err(error) => cdi.broken.push(error.to_string()),
                 }
             }
         }
-        Ok(cdi)
+        cdi
     }
 
-    fn add(&mut self, path: &Path, first_of_folder: usize) -> Result<()> {
-        let document: Document = serde_json::from_slice(&fs_err::read(path)?).map_err(|error| {
-            let what = format!("CDI specification {}", path.display());
-            Error::caused(Kind::InvalidArgument, what, error)
-        })?;
+    fn add(&mut self, document: Document, first_of_folder: usize) {
         let number = self.documents.len();
         for (index, device) in document.devices.iter().enumerate() {
             let name = format!("{}={}", document.kind, device.name);
@@ -74,7 +74,6 @@ impl Cdi {
             self.devices.insert(name, Place { document: number, index, is_twice });
         }
         self.documents.push(document);
-        Ok(())
     }
 
     /// Gives a container these devices (the words are those of Go's `cdi.InjectDevices`, and of
@@ -102,12 +101,23 @@ impl Cdi {
     }
 
     fn hint(&self) -> String {
-        let skipped: Vec<_> = self.skipped.iter().map(|path| path.display().to_string()).collect();
-        match skipped.as_slice() {
+        match self.broken.as_slice() {
             [] => String::new(),
-            paths => format!(" (only JSON is read, and not {})", paths.join(", ")),
+            reasons => format!(" (not read: {})", reasons.join("; ")),
         }
     }
+}
+
+/// Reads a specification, whichever of both kinds it is by its name.
+fn document(path: &Path) -> Result<Document> {
+    let text = fs_err::read_to_string(path)?;
+    // YAML would do for both, but for the blanks of JSON, which may be tabs.
+    let value = serde_json::from_str(&text).or_else(|_not_json| yaml::parse(&text));
+    let document = value.and_then(|value| {
+        let failed = |error| Error::caused(Kind::InvalidArgument, "its fields", error);
+        serde_json::from_value(value).map_err(failed)
+    });
+    document.context(|| format!("CDI specification {}", path.display()))
 }
 
 /// Where a device is described.
@@ -121,6 +131,7 @@ struct Place {
 
 #[derive(Clone, Debug, Deserialize)]
 struct Document {
+    #[serde(deserialize_with = "yaml::text")]
     kind: String,
     #[serde(default)]
     devices: Vec<Named>,
@@ -130,6 +141,7 @@ struct Document {
 
 #[derive(Clone, Debug, Deserialize)]
 struct Named {
+    #[serde(deserialize_with = "yaml::text")]
     name: String,
     #[serde(default, rename = "containerEdits")]
     edits: Edits,
@@ -138,6 +150,7 @@ struct Named {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Edits {
+    #[serde(deserialize_with = "yaml::texts")]
     env: Vec<String>,
     device_nodes: Vec<Node>,
     mounts: Vec<Bind>,
@@ -178,9 +191,9 @@ struct Hook {
     #[serde(rename = "hookName")]
     when: String,
     path: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "yaml::texts")]
     args: Vec<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "yaml::texts")]
     env: Vec<String>,
     timeout: Option<i64>,
 }
@@ -306,7 +319,7 @@ mod tests {
         for (number, text) in texts.iter().enumerate() {
             fs_err::write(folder.path().join(format!("{number}.json")), text).unwrap();
         }
-        let cdi = Cdi::read(&[folder.path()]).unwrap();
+        let cdi = Cdi::read(&[folder.path()]);
         (folder, cdi)
     }
 
@@ -341,10 +354,40 @@ mod tests {
         assert!(refused(&cdi, "acme.com/gadget=one").starts_with(want));
         let more = tempfile::tempdir().unwrap();
         fs_err::write(more.path().join("a.json"), SPEC).unwrap();
-        fs_err::write(more.path().join("b.yaml"), "kind: x").unwrap();
-        let cdi = Cdi::read(&[folder.path(), more.path()]).unwrap();
+        fs_err::write(more.path().join("b.yaml"), "kind: [x").unwrap();
+        fs_err::write(more.path().join("c.yml"), "kind: x").unwrap();
+        let cdi = Cdi::read(&[folder.path(), more.path()]);
         cdi.inject(&mut Spec::default(), &names(&["acme.com/gadget=one"])).unwrap();
-        assert!(refused(&cdi, "acme.com/gadget=none").contains("b.yaml"));
+        let told = refused(&cdi, "acme.com/gadget=none");
+        assert!(told.contains("b.yaml: yaml: ") && !told.contains("c.yml"), "{told}");
+    }
+
+    #[test]
+    fn a_specification_in_yaml_says_the_same() {
+        let text = "
+            cdiVersion: 0.6.0
+            kind: acme.com/gadget
+            devices:
+              - name: 0  # a number, and yet a name
+                containerEdits:
+                  env: [ONE=1]
+                  deviceNodes:
+                    - {path: /dev/one, hostPath: /dev/null, permissions: rw, fileMode: 0640}
+                  hooks:
+                    - hookName: createContainer
+                      path: /bin/x
+                      args: [x, -1]
+        ";
+        let folder = tempfile::tempdir().unwrap();
+        fs_err::write(folder.path().join("acme.yaml"), text).unwrap();
+        let mut spec = Spec::default();
+        Cdi::read(&[folder.path()]).inject(&mut spec, &names(&["acme.com/gadget=0"])).unwrap();
+        assert_eq!(spec.process.env, ["ONE=1"]);
+        let device = &spec.linux.devices[0];
+        assert_eq!((device.major, device.minor, device.file_mode), (1, 3, Some(0o640)));
+        assert_eq!(spec.linux.resources.unwrap().devices[0].access, "rw");
+        let want = json!({"createContainer": [{"path": "/bin/x", "args": ["x", "-1"]}]});
+        assert_eq!(spec.other["hooks"], want);
     }
 
     #[test]

@@ -23,6 +23,8 @@
 //! assert_eq!(spec.linux.cgroups_path, "/default/demo");
 //! # Ok::<_, types::Error>(())
 //! ```
+pub mod apparmor;
+pub mod blockio;
 mod capability;
 pub mod cdi;
 mod default;
@@ -31,11 +33,13 @@ mod document;
 mod environment;
 mod exec;
 mod flags;
+mod glob;
 mod host;
 mod image;
 mod options;
 pub mod seccomp;
 mod user;
+mod yaml;
 
 pub use crate::{
     default::{default, default_devices},

@@ -107,6 +107,8 @@ pub struct Options {
     pub rlimit_nofile: Option<Rlimit>,
     /// The control group; empty for none of its own.
     pub cgroup: Option<String>,
+    /// Limits of block devices, as specs have them: see [`crate::blockio`].
+    pub block_io: Option<Value>,
     /// A class of the processor's resource director.
     pub rdt_class: Option<String>,
     /// Anything for anyone.
@@ -256,6 +258,9 @@ impl Options {
         cpu.cpus = self.cpuset_cpus.clone().unwrap_or(cpu.cpus);
         cpu.mems = self.cpuset_mems.clone().unwrap_or(cpu.mems);
         resources.cpu = (cpu != Default::default()).then_some(cpu);
+        if let Some(limits) = &self.block_io {
+            resources.other.insert("blockIO".to_owned(), limits.clone());
+        }
         resources.devices.extend(self.devices.iter().map(|it| DeviceRule::allow(it, RWM)));
     }
 
@@ -366,6 +371,7 @@ mod tests {
             rlimit_nofile: Some(crate::rlimit_nofile("5:6").unwrap()),
             hostname: Some("h".into()),
             rdt_class: Some("c".into()),
+            block_io: Some(json!({"weight": 20})),
             apparmor_profile: Some("p".into()),
             selinux_label: Some("s".into()),
             ..Options::default()
@@ -377,6 +383,7 @@ mod tests {
         assert_eq!(spec["process"]["rlimits"], limits);
         assert_eq!(spec["hostname"], "h");
         assert_eq!(spec["linux"]["intelRdt"], json!({"closID": "c"}));
+        assert_eq!(spec["linux"]["resources"]["blockIO"], json!({"weight": 20}));
         assert_eq!(spec["process"]["apparmorProfile"], "p");
         assert_eq!(spec["process"]["selinuxLabel"], "s");
     }

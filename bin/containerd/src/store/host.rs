@@ -183,13 +183,15 @@ fn names(dir: &Path) -> Vec<String> {
 
 fn shims(proc: &Path, address: &Path) -> Vec<(Name, u32)> {
     let processes = names(proc).into_iter().filter_map(|name| name.parse::<u32>().ok());
-    let shims = processes.filter_map(|pid| {
-        let line = fs::read(proc.join(pid.to_string()).join("cmdline")).ok()?;
-        let line = String::from_utf8_lossy(&line).into_owned();
-        let words: Vec<&str> = line.split('\0').collect();
-        Some((shim(&words, &address.to_string_lossy())?, pid))
-    });
-    shims.collect()
+    processes.filter_map(|pid| Some((shim_of(proc, pid, address)?, pid))).collect()
+}
+
+/// What the process is the shim of, if it is one of the daemon with the socket `address`.
+pub(super) fn shim_of(proc: &Path, pid: u32, address: &Path) -> Option<Name> {
+    let line = fs::read(proc.join(pid.to_string()).join("cmdline")).ok()?;
+    let line = String::from_utf8_lossy(&line).into_owned();
+    let words: Vec<&str> = line.split('\0').collect();
+    shim(&words, &address.to_string_lossy())
 }
 
 /// What a process is the shim of, by its command line (containerd `pkg/shim/util.go`, `Command`).

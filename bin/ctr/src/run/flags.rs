@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The flags that say what a container is to be, and the spec that they stand for.
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use api::{containerd::runc::v1 as runc, runtimeoptions::v1 as other};
 use clap::Args;
 use spec::{
     Host, IdMapping, Mount, Namespace, Options, Seccomp, Spec,
+    blockio::Classes,
     cdi::{self, Cdi},
 };
 use types::{Any, Context as _, Error, Labels, Platform, Result};
@@ -155,6 +156,9 @@ pub(crate) struct IsolationFlags {
     /// Which system calls are allowed, in place of the default
     #[arg(long, value_name = "FILE", requires = "seccomp")]
     seccomp_profile: Option<PathBuf>,
+    /// Confine it by containerd's own AppArmor profile, loaded under this name
+    #[arg(long, value_name = "NAME", conflicts_with = "apparmor_profile")]
+    pub(super) apparmor_default_profile: Option<String>,
     /// An AppArmor profile that is loaded
     #[arg(long, value_name = "NAME")]
     apparmor_profile: Option<String>,
@@ -195,6 +199,12 @@ struct LimitFlags {
     /// Which memory nodes
     #[arg(long, value_name = "LIST")]
     cpuset_mems: Option<String>,
+    /// A file of classes of block devices' input and output, in YAML
+    #[arg(long, value_name = "FILE")]
+    blockio_config_file: Option<PathBuf>,
+    /// A class of that file
+    #[arg(long, value_name = "NAME")]
+    blockio_class: Option<String>,
     /// A class of the processor's resource director
     #[arg(long, value_name = "NAME")]
     rdt_class: Option<String>,
@@ -232,7 +242,7 @@ impl Flags {
             cap_drop: isolation.cap_drop.clone(),
             devices,
             seccomp: isolation.seccomp()?,
-            apparmor_profile: isolation.apparmor_profile.clone(),
+            apparmor_profile: isolation.apparmor(),
             selinux_label: None,
             annotations: annotations(&isolation.annotation)?,
             cgroup: limits.cgroup.clone(),
@@ -244,6 +254,7 @@ impl Flags {
             cpu_burst: limits.cpu_burst,
             cpuset_cpus: limits.cpuset_cpus.clone(),
             cpuset_mems: limits.cpuset_mems.clone(),
+            block_io: limits.block_io()?,
             rdt_class: limits.rdt_class.clone(),
         })
     }
@@ -265,7 +276,7 @@ impl Flags {
         if names.is_empty() {
             return Ok(());
         }
-        Cdi::read(&cdi::FOLDERS)?.inject(spec, &names)
+        Cdi::read(&cdi::FOLDERS).inject(spec, &names)
     }
 
     /// The spec in the file, if one was given.
@@ -348,6 +359,12 @@ pub(crate) fn without_pivot(runtime: &records::Runtime) -> Result<Any> {
 }
 
 impl IsolationFlags {
+    fn apparmor(&self) -> Option<String> {
+        let named = [&self.apparmor_default_profile, &self.apparmor_profile];
+        // Compat: an empty name is none (containerd `cmd/ctr/commands/run/run_unix.go`).
+        named.into_iter().flatten().find(|name| !name.is_empty()).cloned()
+    }
+
     fn seccomp(&self) -> Result<Seccomp> {
         match (&self.seccomp_profile, self.seccomp) {
             (_, false) => Ok(Seccomp::Unconfined),
@@ -357,6 +374,23 @@ impl IsolationFlags {
                 Ok(Seccomp::Profile(profile.context(|| path.display().to_string())?))
             }
         }
+    }
+}
+
+impl LimitFlags {
+    /// What the class of block devices means here (the words of errors are those of containerd
+    /// `cmd/ctr/commands/run/run_unix.go`, as 2.1.9 says them).
+    fn block_io(&self) -> Result<Option<serde_json::Value>> {
+        let classes = match self.blockio_config_file.as_deref().filter(|it| *it != Path::new("")) {
+            None => Classes::default(),
+            Some(path) => Classes::read(path).context(|| "blockio-config-file error")?,
+        };
+        let Some(name) = self.blockio_class.as_deref().filter(|name| !name.is_empty()) else {
+            return Ok(None);
+        };
+        let class = classes.find(name).context(|| "blockio-class error")?;
+        class.warnings.iter().for_each(|warning| eprintln!("ctr: {warning}"));
+        Ok(Some(class.limits))
     }
 }
 
@@ -394,7 +428,7 @@ mod tests {
         let it = options(
             "--env A=1 --env B --mount type=bind,src=/a,dst=/b,options=rbind:ro --user 1:2 \
              --with-ns network:/n --memory-limit 5 --cpu-quota -1 --rlimit-nofile 7 \
-             --annotation a=b=c --cgroup= --device /dev/null",
+             --annotation a=b=c --cgroup= --device /dev/null --apparmor-default-profile p",
         )
         .unwrap();
         assert_eq!(it.env, ["A=1", "B"]);
@@ -405,6 +439,7 @@ mod tests {
         assert_eq!(it.rlimit_nofile.unwrap().hard, 7);
         assert_eq!(it.annotations["a"], "b=c");
         assert_eq!(it.cgroup.as_deref(), Some(""));
+        assert_eq!(it.apparmor_profile.as_deref(), Some("p"));
         assert_eq!(it.devices[0].path, "/dev/null");
     }
 
@@ -420,6 +455,7 @@ mod tests {
             "--config /x --privileged",
             "--gpus all",
             "--cni --net-host",
+            "--apparmor-profile a --apparmor-default-profile b",
         ] {
             assert!(parse(words).is_err(), "{words}");
         }
@@ -433,6 +469,22 @@ mod tests {
         fs_err::write(file.path(), "A=1\nB=x y\n").unwrap();
         let it = options(&format!("--env-file {}", file.path().display())).unwrap();
         assert_eq!(it.env_file, ["A=1", "B=x y"]);
+    }
+
+    #[test]
+    fn a_class_of_block_devices_is_looked_up() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs_err::write(file.path(), "Classes: {slow: [{Weight: 80}]}").unwrap();
+        let words = format!("--blockio-config-file {} --blockio-class", file.path().display());
+        let it = options(&format!("{words} slow")).unwrap();
+        assert_eq!(it.block_io, Some(serde_json::json!({"weight": 80})));
+        let error = options(&format!("{words} fast")).unwrap_err().to_string();
+        let want = "blockio-class error: no OCI BlockIO parameters for class \"fast\"";
+        assert_eq!(error, want);
+        assert_eq!(options("--blockio-class fast").unwrap_err().to_string(), want);
+        let error = options("--blockio-config-file /nowhere").unwrap_err().to_string();
+        let want = "blockio-config-file error: failed to read config file";
+        assert!(error.starts_with(want), "{error}");
     }
 
     #[test]

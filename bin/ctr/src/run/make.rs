@@ -11,7 +11,7 @@ use snapshots::Snapshotter;
 use spec::{ImageConfig, Spec, Users};
 use types::{Context as _, Error, Filters, Labels, Result};
 
-use super::{Named, flags::Flags, remap};
+use super::{Named, apparmor, flags::Flags, remap};
 use crate::{connection::Connection, images::mount::GC_BREF_SNAPSHOT, network};
 
 /// Says which users a snapshot's files are to belong to (containerd `core/snapshots/snapshotter.go`).
@@ -84,7 +84,7 @@ impl Maker<'_> {
         let root = std::path::absolute(path)?;
         let users = Users::read(&root)?;
         let root = root.to_string_lossy().into_owned();
-        let spec = self.plan(Some(root), None, &users)?;
+        let spec = self.plan(Some(root), None, &users).await?;
         client.containers.create(Container { spec: Some(spec.to_any()), ..record }).await
     }
 
@@ -134,17 +134,20 @@ impl Maker<'_> {
             user: run.user.clone(),
         };
         let users = users_of(client, &record, mounts).await?;
-        let spec = self.plan(None, Some(&image), &users)?;
+        let spec = self.plan(None, Some(&image), &users).await?;
         client.containers.create(Container { spec: Some(spec.to_any()), ..record }).await
     }
 
-    fn plan(
+    async fn plan(
         &self,
         rootfs: Option<String>,
         image: Option<&ImageConfig>,
         users: &Users,
     ) -> Result<Spec> {
         let options = self.flags.options(self.args, rootfs)?;
+        if let Some(name) = &self.flags.isolation.apparmor_default_profile {
+            apparmor::load(name).await?;
+        }
         let container = spec::Container { image, ..self.container() };
         let mut spec = options.plan(&container, users, &self.flags.host()?)?;
         self.flags.inject(&mut spec)?;
