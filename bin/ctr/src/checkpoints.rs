@@ -223,7 +223,9 @@ impl Saved {
     fn part(&self, media_type: &str) -> Result<&Descriptor> {
         let found = self.index.manifests.iter().find(|part| part.media_type == media_type);
         found.ok_or_else(|| {
-            let what = format!("checkpoint {:?} has no {media_type}", self.name);
+            // Compat: Go's words come first (`client/container_checkpoint_opts.go`).
+            let what =
+                format!("media type not found: checkpoint {:?} has no {media_type}", self.name);
             Error::said(Kind::NotFound, what)
         })
     }
