@@ -333,7 +333,7 @@ fn a_blob_is_edited_into_another(world: &mut World) -> Outcome {
     let packed = Image::three_layers()?.pack()?;
     world.pull_packed(&packed, NAME)?;
     let old = &packed.config.digest;
-    let words = ["content", "edit", "--validate", "--editor"];
+    let words = ["content", "edit", "--validate", "json", "--editor"];
     let edit = |editor| words.into_iter().chain([editor, old.as_str()]);
     let new = world.ctr.ok(edit("sed -i s/linux/plan9/"))?;
     assert!(world.ctr.ok(["content", "get", new.trim()])?.contains("plan9"));

@@ -7,6 +7,7 @@ for_each_shim!(
     the_life_of_a_container_is_told_in_order,
     an_exec_is_told_in_order,
     the_exit_event_carries_the_status,
+    memory_that_runs_out_is_told,
 );
 for_each_daemon!(a_pull_is_told, a_filter_lets_through_what_it_names);
 
@@ -68,6 +69,22 @@ fn the_exit_event_carries_the_status(world: &mut World) -> Outcome {
         assert!(line.contains(&word), "{word} in {line}");
     }
     Ok(())
+}
+
+/// The one that takes too much is killed, and the rest of the container goes on.
+fn memory_that_runs_out_is_told(world: &mut World) -> Outcome {
+    let (image, id) = (world.busybox()?, world.id("hog"));
+    let mut listener = world.events()?;
+    let words = ["run", "-d", "--null-io", "--memory-limit", "33554432", &image, &id];
+    // It keeps what it reads until a line ends.
+    let script = ["sh", "-c", "tail /dev/zero; sleep 1000"];
+    world.ctr.ok([&words[..], &script].concat())?;
+    wait_for(&mut listener, "/tasks/oom")?;
+    let text = listener.stdout();
+    let line = text.lines().find(|line| line.contains("/tasks/oom")).unwrap_or_default();
+    assert!(line.contains(&format!("\"container_id\":\"{id}\"")), "{line}");
+    assert_eq!(world.ctr.state(&id)?.as_deref(), Some("RUNNING"));
+    world.ctr.remove(&id)
 }
 
 fn a_pull_is_told(world: &mut World) -> Outcome {

@@ -75,7 +75,9 @@ fn shims_that_stand_still_hold_up_nobody_else(world: &mut World) -> Outcome {
     println!(
         "start to removal: {normal:?}, beside ten that stand still {slowed:?}; list {listing:?}"
     );
-    ensure!(slowed < normal * 2, "{slowed:?} instead of {normal:?}");
+    // What else the machine does meanwhile falls on either.
+    let most = normal * 2 + Duration::from_millis(100);
+    ensure!(slowed < most, "{slowed:?} instead of {normal:?}");
     // All of them are waited for together, for as long as a state may take.
     ensure!(listing < Duration::from_secs(4), "a list took {listing:?}");
     let unknown = listed.iter().filter(|line| line.ends_with("UNKNOWN")).count();

@@ -8,17 +8,20 @@ use api::containerd::services::containers::v1 as containers;
 use api::containerd::services::leases::v1 as leases;
 use e2e::docker::Docker;
 use e2e::{
-    Image, Outcome, PATIENCE, World, ensure, for_each_daemon, only_ours, over_the_wire, parts, wait,
+    Context, Image, Outcome, PATIENCE, World, ensure, for_each_daemon, for_each_shim, only_ours,
+    over_the_wire, parts, wait,
 };
 use serde_json::Value;
 
 use crate::wire::Wire;
 
 over_the_wire!(a_lease_without_a_name_is_given_one, docker_keeps_its_images_in_containerd);
-for_each_daemon!(what_cannot_work_here_is_skipped_and_not_broken);
-e2e::plays!(the_last_word_of_a_pull_is_shown: reference REFERENCE, go_ctr GO_CTR);
-e2e::plays!(a_checkpoint_goes_on_where_it_was: reference REFERENCE, go_ctr GO_CTR,
-    go_shim GO_SHIM, our_shim OUR_SHIM);
+for_each_daemon!(
+    what_cannot_work_here_is_skipped_and_not_broken,
+    a_checkpoint_without_a_task_is_an_image_of_what_changed,
+);
+e2e::plays!(the_last_word_of_a_pull_is_shown: go_ctr GO_CTR);
+for_each_shim!(a_checkpoint_goes_on_where_it_was);
 only_ours!(
     a_container_may_be_kept_without_a_spec,
     an_exported_index_says_what_it_is,
@@ -58,6 +61,7 @@ fn what_cannot_work_here_is_skipped_and_not_broken(world: &mut World) -> Outcome
 }
 
 /// Go's `ctr` draws it with the next blob it hears of, and stops listening when the call is answered.
+/// With its own daemon it is seen where no tick of 300 ms fell into the end of the pull.
 fn the_last_word_of_a_pull_is_shown(world: &mut World) -> Outcome {
     if parts::other_tools().is_none() {
         println!("skipped: ctr 1.6 pulls by itself");
@@ -109,6 +113,35 @@ fn what_a_transfer_could_not_find_is_told_in_the_words_of_two(world: &mut World)
     let nobody = ["images", "pull", "--plain-http", "127.0.0.1:1/a/b:1"];
     world.ctr.refused(nobody, &["dial tcp 127.0.0.1:1: connect: connection refused"])?;
     world.ctr.refused(["images", "export", "x.tar", "nope"], &["image \"nope\": not found"])
+}
+
+/// Nothing of it needs CRIU, and the container runs on.
+fn a_checkpoint_without_a_task_is_an_image_of_what_changed(world: &mut World) -> Outcome {
+    let (image, id) = (world.busybox()?, world.id("changes"));
+    world.ctr.ok(["run", "-d", &image, &id, "sh", "-c", "echo mine > /mine; sleep 1000"])?;
+    let written = || {
+        let read = world.ctr.run(["tasks", "exec", "--exec-id", "look", &id, "cat", "/mine"])?;
+        Ok((read.stdout == "mine\n").then_some(()))
+    };
+    wait::until("it has written", PATIENCE, written)?;
+    world.ctr.ok(["containers", "checkpoint", "--rw", "--image", &id, "saved:1"])?;
+    let tasks = world.ctr.lines(["tasks", "ls"])?;
+    ensure!(tasks.iter().any(|row| row.contains(&id) && row.contains("RUNNING")), "{tasks:?}");
+    let images = world.ctr.lines(["images", "ls"])?;
+    let row = images.iter().find(|row| row.starts_with("saved:1 ")).context("a checkpoint")?;
+    let digest = row.split_whitespace().find(|it| it.starts_with("sha256:")).context("a digest")?;
+    let index: Value = serde_json::from_str(&world.ctr.ok(["content", "get", digest])?)?;
+    let told = &index["annotations"];
+    assert_eq!(told["org.opencontainers.image.ref.name"], *image);
+    assert_eq!(told["io.containerd.checkpoint.runtime"], "io.containerd.runc.v2");
+    assert_eq!(told["io.containerd.checkpoint.snapshotter"], "overlayfs");
+    let parts = index["manifests"].as_array().context("parts")?;
+    let layer = "application/vnd.oci.image.layer.v1.tar+gzip";
+    let kinds: Vec<_> = parts.iter().filter_map(|part| part["mediaType"].as_str()).collect();
+    ensure!(kinds.len() >= 2 && kinds.contains(&layer), "{kinds:?}");
+    world.ctr.refused(["containers", "restore", "--live", "other", "saved:1"], &["ound"])?;
+    world.ctr.remove(&id)?;
+    world.ctr.ok(["images", "rm", "--sync", "saved:1"]).map(drop)
 }
 
 /// A container that wrote to its fifo itself could not be saved: CRIU knows pipes, but no file that

@@ -8,7 +8,8 @@
 //!             bench   figures beside those of the distribution's containerd
 //!             soak    many containers, and what they leave
 //!             powercut  what a power cut leaves, at random instants
-//!             quotas  tests of project quotas, under a kernel that has them
+//!             fuzz    foreign input and random trees, for minutes
+//!             kernels  tests of what this kernel lacks, under kernels that have it
 //!             newer   the scenarios, with newer releases of containerd, Docker and CRIU
 //!             ci      test and demo, and what else is installed that checks
 //! ```
@@ -16,10 +17,11 @@
 mod bench;
 mod ci;
 mod demo;
+mod fuzz;
 mod install;
+mod kernels;
 mod newer;
 mod powercut;
-mod quotas;
 mod run;
 mod show;
 mod soak;
@@ -53,10 +55,15 @@ cargo xtask <task>
                        many containers come and go: what is left, and how the daemon grows
   powercut [--cuts N] [--fs ext4|xfs] [--daemon ours|go] [--seed N]
                        cut the power at random instants, and count what was lost or broken
-  quotas               tests of project quotas, under a kernel that has them
+  fuzz [--minutes N] [--seed N] [--keep]
+                       foreign input, changed at random, and random trees through every snapshotter;
+                       --keep keeps inputs with outcomes that were not seen before
+  kernels [uml|qemu]   tests of what this kernel may lack, under kernels that have it: project quotas
+                       and cgroups of version 2 (user-mode Linux), fs-verity (qemu, emulated)
   newer [--suite NAME] [--only WORD]
                        fetch newer releases of containerd, Docker and CRIU from Debian (forky), and
-                       play the scenarios with them
+                       compare their command lines with ours (alone: --only words), and play the
+                       scenarios with them
   ci                   test, then demo, and cargo-deny, cargo-machete and typos if installed
 ";
 
@@ -81,7 +88,8 @@ fn task(words: &[&str]) -> Outcome {
         ["test"] => test::run(false),
         ["test", "--reference"] => test::run(true),
         ["tidy"] => tidy::run(),
-        ["quotas"] => quotas::run(),
+        ["fuzz", options @ ..] => fuzz::run(options),
+        ["kernels", options @ ..] => kernels::run(options),
         ["bench", options @ ..] => bench::run(options),
         ["soak", options @ ..] => soak::run(options),
         ["newer", options @ ..] => newer::run(options),

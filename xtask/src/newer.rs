@@ -8,6 +8,8 @@
 //!                        bin/    the programs, as the harness looks for them
 //! ```
 
+mod words;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -62,6 +64,9 @@ const CRIU: &[&str] = &[
 /// What is played: the casts in which one of theirs meets one of ours, and Docker.
 const CASTS: [&str; 4] = ["::go_ctr", "::go_shim", "::our_shim", "docker"];
 
+/// In place of scenarios: the words on their command lines.
+const WORDS: &str = "words";
+
 /// Scenarios that tell what only older releases do, each with the reason.
 const OLDER: &[(&str, &str)] = &[
     ("images::a_tag_is_a_second_name", "ctr 2.x tags over what has the name"),
@@ -91,6 +96,12 @@ pub(crate) fn run(words: &[&str]) -> Outcome {
         let mut asked = Command::new(tools.join(name));
         let said = e2e::process::run(asked.arg("--version"), Duration::from_secs(30))?.ok()?;
         println!("{}", said.lines().next().unwrap_or(name));
+    }
+    if only.is_none_or(|word| word == WORDS) {
+        words::compare(&tools)?;
+    }
+    if only == Some(WORDS) {
+        return Ok(());
     }
     e2e::sweep();
     play(&tools, only)

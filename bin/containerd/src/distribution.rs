@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the config and the environment say of registries.
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use ::registry::{Credentials, Directories, DockerConfig, Options, Proxies, Registry, Transfers};
+use ::registry::{
+    Credentials, Directories, DockerConfig, Options, Proxies, Registry, Timeouts, Transfers,
+};
 use serde::Deserialize;
 use services::transfer::{Registries, Supported, Unpacks};
 use tokio::sync::Semaphore;
-use types::{Context as _, Platform, Result};
+use types::{Context as _, Error, Platform, Result};
 
-use crate::{Config, plugins::kinds};
+use crate::{Config, config::duration, plugins::kinds};
 
 /// What the config may tell the transfer service of registries (containerd
-/// `plugins/transfer/plugin.go`). The last two are ours.
+/// `plugins/transfer/plugin.go`). From `docker_config` on they are ours (docs/pulling.md).
 #[derive(Debug, Deserialize)]
 #[serde(default)]
 struct Section {
@@ -26,6 +28,16 @@ struct Section {
     docker_config: String,
     /// How many bytes a second all downloads may take together; 0 is no limit.
     max_download_bandwidth: u64,
+    /// The size of the pieces in which a large blob is uploaded; 0 sends it in one.
+    upload_chunk_size: Option<u64>,
+    /// How many bytes a second are progress.
+    min_download_speed: Option<u64>,
+    /// Until the next host is asked as well, such as `2s`, and how long a registry has: to begin a
+    /// reply, for the next byte, and to take in an upload.
+    next_host_delay: String,
+    reply_timeout: String,
+    idle_timeout: String,
+    commit_timeout: String,
 }
 
 /// One of `unpack_config`. Where there is none, any snapshotter may be unpacked to.
@@ -70,6 +82,12 @@ impl Default for Section {
             config_path: String::new(),
             docker_config: String::new(),
             max_download_bandwidth: 0,
+            upload_chunk_size: None,
+            min_download_speed: None,
+            next_host_delay: String::new(),
+            reply_timeout: String::new(),
+            idle_timeout: String::new(),
+            commit_timeout: String::new(),
         }
     }
 }
@@ -79,7 +97,8 @@ pub(crate) fn registries(config: &Config) -> Result<Registries> {
     let section: Section = config.section(&format!("{}.local", kinds::TRANSFER))?;
     let variable = |name: &str| std::env::var(name).ok();
     let proxies = Proxies::new(variable).context(|| "proxies in the environment")?;
-    let options = Options { proxies, transfers: section.transfers(), ..Options::default() };
+    let (transfers, timeouts) = (section.transfers(), section.timeouts()?);
+    let options = Options { proxies, transfers, timeouts, ..Options::default() };
     let credentials: Arc<dyn Credentials> = match section.docker_config.as_str() {
         "" => Arc::new(|_: &str| None),
         path => Arc::new(DockerConfig::new(path)),
@@ -98,6 +117,16 @@ pub(crate) fn registries(config: &Config) -> Result<Registries> {
 /// As many turns as may be taken at once; 0 is no limit.
 fn turns(limit: usize) -> Option<Arc<Semaphore>> {
     (limit > 0).then(|| Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS))))
+}
+
+/// A time, as the usual one if nothing is said.
+fn span(key: &str, text: &str, usual: Duration) -> Result<Duration> {
+    if text.is_empty() {
+        return Ok(usual);
+    }
+    duration(text).ok_or_else(|| {
+        Error::invalid(format!("{}: {key} = {text:?} is no time such as 30s", kinds::TRANSFER))
+    })
 }
 
 impl Section {
@@ -120,8 +149,20 @@ impl Section {
             part: self.concurrent_layer_fetch_buffer,
             parts: self.max_concurrent_downloads.max(1),
             bandwidth: self.max_download_bandwidth,
-            ..Transfers::default()
+            upload_chunk: self.upload_chunk_size.unwrap_or(Transfers::default().upload_chunk),
         }
+    }
+
+    fn timeouts(&self) -> Result<Timeouts> {
+        let usual = Timeouts::default();
+        Ok(Timeouts {
+            hedge: span("next_host_delay", &self.next_host_delay, usual.hedge)?,
+            reply: span("reply_timeout", &self.reply_timeout, usual.reply)?,
+            idle: span("idle_timeout", &self.idle_timeout, usual.idle)?,
+            commit: span("commit_timeout", &self.commit_timeout, usual.commit)?,
+            slowest: self.min_download_speed.unwrap_or(usual.slowest),
+            ..usual
+        })
     }
 }
 
@@ -153,5 +194,33 @@ mod tests {
         let section: Section = config(text).section("io.containerd.transfer.v1.local").unwrap();
         let transfers = section.transfers();
         assert_eq!((transfers.part, transfers.parts), (8 << 20, 5));
+        assert_eq!(transfers.upload_chunk, Transfers::default().upload_chunk);
+    }
+
+    fn section(keys: &str) -> Section {
+        let text = format!("version = 3\n[plugins.\"io.containerd.transfer.v1.local\"]\n{keys}");
+        config(&text).section("io.containerd.transfer.v1.local").unwrap()
+    }
+
+    #[test]
+    fn our_own_keys_say_how_long_and_how_fast() {
+        let keys = "upload_chunk_size = 1048576\nmin_download_speed = 5\nmax_download_bandwidth = 9\n\
+                    next_host_delay = \"250ms\"\nreply_timeout = \"10s\"\nidle_timeout = \"1m30s\"\n\
+                    commit_timeout = \"1h\"";
+        let section = section(keys);
+        let Transfers { upload_chunk, bandwidth, .. } = section.transfers();
+        assert_eq!((upload_chunk, bandwidth), (1 << 20, 9));
+        let Timeouts { hedge, reply, idle, commit, slowest, .. } = section.timeouts().unwrap();
+        assert_eq!((hedge, slowest), (Duration::from_millis(250), 5));
+        assert_eq!((reply, idle), (Duration::from_secs(10), Duration::from_secs(90)));
+        assert_eq!(commit, Duration::from_hours(1));
+    }
+
+    #[test]
+    fn what_is_no_time_is_named() {
+        let refused = section("reply_timeout = \"soon\"").timeouts().unwrap_err().to_string();
+        assert!(refused.contains("reply_timeout = \"soon\" is no time"), "{refused}");
+        let unsaid = section("").timeouts().unwrap();
+        assert_eq!(unsaid.reply, Timeouts::default().reply);
     }
 }

@@ -1,5 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `ctr containers`.
+mod checkpoint;
+mod restore;
+
+use std::process::ExitCode;
+
 use clap::Subcommand;
 use records::{Container, Delete};
 use serde_json::{Value, json};
@@ -18,6 +23,10 @@ use crate::{
 pub(crate) enum Command {
     /// Create a container
     Create(Box<run::Create>),
+    /// Save a container as an image that it can be restored from
+    Checkpoint(checkpoint::Checkpoint),
+    /// Make a container as a checkpoint says, and start it
+    Restore(restore::Restore),
     /// Delete containers that have no task
     #[command(visible_aliases = ["del", "remove", "rm"])]
     Delete {
@@ -56,9 +65,18 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    pub(crate) async fn run(self, connection: &Connection) -> Result<()> {
+    pub(crate) async fn run(self, connection: &Connection) -> Result<ExitCode> {
+        if let Self::Restore(restore) = self {
+            return restore.run(connection).await;
+        }
+        self.act(connection).await.map(|()| ExitCode::SUCCESS)
+    }
+
+    async fn act(self, connection: &Connection) -> Result<()> {
         match self {
+            Self::Restore(restore) => restore.run(connection).await.map(drop),
             Self::Create(create) => create.run(connection).await,
+            Self::Checkpoint(checkpoint) => checkpoint.run(connection).await,
             Self::Delete { keep_snapshot, ids } => delete(connection, &ids, keep_snapshot).await,
             Self::Info { spec, id } => info(connection, &id, spec).await,
             Self::List { quiet, filters } => {

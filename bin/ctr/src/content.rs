@@ -25,6 +25,12 @@ const CHUNK: usize = 1 << 20;
 pub(crate) enum Command {
     /// List what is being written
     Active {
+        /// Accepted for scripts: it has no effect in Go's ctr either
+        #[arg(long, short, value_name = "TIME", hide = true)]
+        timeout: Option<String>,
+        /// Accepted for scripts: it has no effect in Go's ctr either
+        #[arg(long, value_name = "DIRECTORY", hide = true)]
+        root: Option<String>,
         /// Filters, such as ref~=layer
         filters: Vec<String>,
     },
@@ -98,7 +104,9 @@ impl Command {
             Self::PushObject(push) => push.run(connection).await,
             Self::Edit(edit) => edit.run(&*store().await?).await,
             Self::Prune(Prune::References(prune)) => prune.run(connection).await,
-            Self::Active { filters } => active(&*store().await?, &Filters::parse(filters)?).await,
+            Self::Active { filters, .. } => {
+                active(&*store().await?, &Filters::parse(filters)?).await
+            }
             Self::Delete { digests } => delete(&*store().await?, &digests).await,
             Self::Get { digest } => get(&*store().await?, &digest).await,
             Self::Ingest { expected_digest: digest, expected_size, reference } => {

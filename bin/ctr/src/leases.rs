@@ -37,7 +37,7 @@ pub(crate) enum Command {
         labels: Vec<String>,
     },
     /// Delete leases
-    #[command(visible_alias = "rm")]
+    #[command(visible_aliases = ["del", "remove", "rm"])]
     Delete {
         /// Wait until what they alone held has been collected
         #[arg(long)]

@@ -4,6 +4,7 @@
 //! One file per group of commands, with the words and flags of Go's `ctr`. Everything goes through
 //! the daemon's API: there is no way around it.
 mod access;
+mod checkpoints;
 mod connection;
 mod containers;
 mod content;
@@ -17,6 +18,7 @@ mod labels;
 mod leases;
 mod namespaces;
 mod network;
+mod oci;
 mod output;
 mod plugins;
 mod progress;
@@ -123,6 +125,9 @@ enum Command {
     /// See which deprecated things are used
     #[command(subcommand)]
     Deprecations(deprecations::Command),
+    /// See what containerd would make of OCI's documents
+    #[command(subcommand)]
+    Oci(oci::Command),
     /// Speak to a shim itself, and not to the daemon
     Shim(shim::Shim),
     /// Print events as they happen
@@ -179,12 +184,13 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Run(command) => return command.run(&connection).await,
         Command::Tasks(command) => return command.run(&connection).await,
         Command::Images(command) => command.run(&connection).await,
-        Command::Containers(command) => command.run(&connection).await,
+        Command::Containers(command) => return command.run(&connection).await,
         Command::Snapshots(command) => command.run(&connection).await,
         Command::Leases(command) => command.run(&connection).await,
         Command::Sandboxes(command) => command.run(&connection).await,
         Command::Store(command) => command.run(&connection).await,
         Command::Deprecations(command) => command.run(&connection).await,
+        Command::Oci(command) => command.run(&connection),
         Command::Shim(command) => command.run(&connection).await,
         Command::Events(command) => command.run(&connection).await,
     };
@@ -222,6 +228,13 @@ mod tests {
             "task kill -s 9 -a x",
             "tasks metric x",
             "t rm -f x y",
+            "t start --no-pivot -d x",
+            "t checkpoint --exit --image-path /i --work-path /w x",
+            "c checkpoint --rw --image --task x r.io/a:1",
+            "c restore --rw --live x r.io/a:1",
+            "leases del x",
+            "snapshots unpack --snapshotter native sha256:2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae",
+            "oci spec --platform linux/amd64",
             "snapshots --snapshotter native ls",
             "ns c x a=b",
             "leases create --id x",

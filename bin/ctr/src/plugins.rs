@@ -7,6 +7,7 @@ use types::{Filters, Kind, Platform, Result};
 use crate::{
     connection::Connection,
     output::{self, say},
+    run::RuntimeFlags,
     table::Table,
 };
 
@@ -25,23 +26,14 @@ pub(crate) enum Command {
         filters: Vec<String>,
     },
     /// Print what a runtime can do
-    InspectRuntime {
-        /// The runtime, or the path of a shim
-        #[arg(long, value_name = "NAME", default_value = "io.containerd.runc.v2")]
-        runtime: String,
-        /// A configuration file for the runtime
-        #[arg(long, value_name = "FILE")]
-        runtime_config_path: Option<String>,
-    },
+    InspectRuntime(RuntimeFlags),
 }
 
 impl Command {
     pub(crate) async fn run(self, connection: &Connection) -> Result<()> {
         let (quiet, detailed, filters) = match self {
             Self::List { quiet, detailed, filters } => (quiet, detailed, filters),
-            Self::InspectRuntime { runtime, runtime_config_path } => {
-                return inspect_runtime(connection, runtime, runtime_config_path).await;
-            }
+            Self::InspectRuntime(flags) => return inspect_runtime(connection, &flags).await,
         };
         let filters = Filters::parse(filters)?;
         let plugins = introspection::plugins(connection.peer().await?, &filters).await?;
@@ -56,16 +48,8 @@ impl Command {
 
 /// Prints what a runtime says of itself (the fields of containerd
 /// `api/types/introspection.proto`, `RuntimeInfo`).
-async fn inspect_runtime(
-    connection: &Connection,
-    runtime: String,
-    config_path: Option<String>,
-) -> Result<()> {
-    let options = config_path.map(|config_path| {
-        let packed =
-            api::pack(&api::runtimeoptions::v1::Options { config_path, ..Default::default() });
-        types::Any::new(packed.type_url, packed.value)
-    });
+async fn inspect_runtime(connection: &Connection, flags: &RuntimeFlags) -> Result<()> {
+    let (runtime, options) = (flags.name().to_owned(), flags.told(false)?);
     let info = introspection::runtime(connection.peer().await?, runtime, options).await?;
     let features = info.features.as_ref().map(|features| {
         serde_json::from_slice::<serde_json::Value>(&features.value).unwrap_or_default()

@@ -12,10 +12,12 @@ mod remap;
 use std::process::ExitCode;
 
 use clap::Args;
+use client::NewTask;
 use types::{Error, Result};
 
 use crate::{connection::Connection, tasks};
 
+pub(crate) use flags::{RuntimeFlags, without_pivot};
 pub(crate) use make::users;
 
 /// What a container is made from, and what it is called.
@@ -38,6 +40,12 @@ struct Named {
                             ctr containers create [OPTIONS] --config <FILE> <ID>"
 )]
 pub(crate) struct Create {
+    /// Have its root changed without `pivot_root`
+    #[arg(long)]
+    no_pivot: bool,
+    /// Accepted for scripts: there is a pid once a task is started, which writes it
+    #[arg(long, value_name = "FILE", hide = true)]
+    pid_file: Option<std::path::PathBuf>,
     #[command(flatten)]
     named: Named,
     #[command(flatten)]
@@ -46,7 +54,7 @@ pub(crate) struct Create {
 
 impl Create {
     pub(crate) async fn run(self, connection: &Connection) -> Result<()> {
-        make::container(connection, &self.flags, &self.named).await.map(drop)
+        make::container(connection, &self.flags, &self.named, self.no_pivot).await.map(drop)
     }
 }
 
@@ -67,6 +75,9 @@ pub(crate) struct Command {
     /// Change the root without `pivot_root`
     #[arg(long)]
     no_pivot: bool,
+    /// Accepted for scripts: what is unpacked is always synced
+    #[arg(long, hide = true)]
+    sync_fs: bool,
     #[command(flatten)]
     named: Named,
     #[command(flatten)]
@@ -75,10 +86,11 @@ pub(crate) struct Command {
 
 impl Command {
     pub(crate) async fn run(self, connection: &Connection) -> Result<ExitCode> {
-        let container = make::container(connection, &self.flags, &self.named).await?;
+        let container = make::container(connection, &self.flags, &self.named, false).await?;
         let client = connection.client().await?;
         let options = self.no_pivot.then(|| self.flags.without_pivot()).transpose()?.flatten();
-        let outcome = self.task.run(&client, &container, connection.namespace(), options).await;
+        let new = NewTask { options, ..NewTask::default() };
+        let outcome = self.task.run(&client, &container, connection.namespace(), new).await;
         if !self.rm {
             return outcome;
         }

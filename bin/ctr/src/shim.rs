@@ -35,8 +35,8 @@ pub(crate) struct Shim {
     #[arg(long, value_name = "ID", default_value = "", hide_default_value = true)]
     id: String,
     /// Where the shim listens, where that does not follow from address, namespace and name
-    #[arg(long, value_name = "PATH")]
-    socket: Option<PathBuf>,
+    #[arg(long, value_name = "PATH", alias = "shim-address")]
+    socket: Option<String>,
     #[command(subcommand)]
     command: Command,
 }
@@ -59,12 +59,25 @@ enum Command {
     },
     /// Print the state of the container, or of a process that was added to it
     State {
+        /// The container, where the shim has several
+        #[arg(long, short, value_name = "ID")]
+        task_id: Option<String>,
+        #[command(flatten)]
+        spoken: Spoken,
         /// The process; the container where none is named
         #[arg(default_value = "", hide_default_value = true)]
         exec_id: String,
     },
     /// End a shim that has no containers any more
-    Shutdown,
+    Shutdown(Spoken),
+}
+
+/// Which version of the task API to speak.
+#[derive(Clone, Copy, Debug, Args)]
+struct Spoken {
+    /// The version of the shim's API, 2 or 3; the newest that it knows where none is given
+    #[arg(long, value_name = "VERSION", value_parser = clap::value_parser!(u32).range(2..=3))]
+    api_version: Option<u32>,
 }
 
 #[derive(Debug, Args)]
@@ -105,13 +118,21 @@ impl Shim {
             dialled.map_err(|_elapsed| Error::deadline(format!("connect to {address}")))?.map_err(
                 |error| Error::caused(Kind::Unavailable, format!("connect to {address}"), error),
             )?;
-        let peer = Peer { client, namespace: connection.namespace().to_owned(), id: self.id };
+        let namespace = connection.namespace().to_owned();
+        let mut peer = Peer { client, namespace, id: self.id, version: None };
         match self.command {
             Command::Delete { exec_id } => peer.delete(exec_id).await,
             Command::Exec(exec) => exec.run(&peer).await,
             Command::Start { exec_id } => peer.start(exec_id).await.map(drop),
-            Command::State { exec_id } => peer.state(exec_id).await,
-            Command::Shutdown => peer.shutdown().await,
+            Command::State { task_id, spoken, exec_id } => {
+                peer.version = spoken.api_version;
+                peer.id = task_id.unwrap_or(peer.id);
+                peer.state(exec_id).await
+            }
+            Command::Shutdown(spoken) => {
+                peer.version = spoken.api_version;
+                peer.shutdown().await
+            }
         }
     }
 
@@ -119,7 +140,7 @@ impl Shim {
     /// `pkg/shim/util_unix.go`, `SocketAddress`).
     fn address(&self, connection: &Connection) -> Result<String> {
         if let Some(socket) = &self.socket {
-            return Ok(format!("unix://{}", socket.display()));
+            return Ok(format!("unix://{}", socket.strip_prefix("unix://").unwrap_or(socket)));
         }
         if self.id.is_empty() {
             return Err(Error::invalid("container id must be specified"));
@@ -135,6 +156,8 @@ struct Peer {
     client: Client,
     namespace: String,
     id: String,
+    /// The only version of the API that it is spoken to in.
+    version: Option<u32>,
 }
 
 impl Peer {
@@ -145,8 +168,9 @@ impl Peer {
         R: prost::Message + Default,
     {
         let options = options.metadata(NAMESPACE, self.namespace.clone());
-        let answer = match self.client.call(TASK_V3, method, request, &options).await {
-            Err(status) if status.code == Code::Unimplemented => {
+        let newest = if self.version == Some(2) { TASK_V2 } else { TASK_V3 };
+        let answer = match self.client.call(newest, method, request, &options).await {
+            Err(status) if self.version.is_none() && status.code == Code::Unimplemented => {
                 self.client.call(TASK_V2, method, request, &options).await
             }
             answer => answer,
@@ -319,7 +343,13 @@ mod tests {
 
     #[test]
     fn the_words_of_go_are_known() {
-        for line in ["--id a state", "--id a start", "--id a delete e", "--id a shutdown"] {
+        for line in [
+            "--id a state",
+            "--id a start",
+            "--id a delete e",
+            "--id a shutdown --api-version 2",
+            "--shim-address unix:///s state -t a --api-version 3",
+        ] {
             let words = ["ctr"].into_iter().chain(line.split(' '));
             assert!(Line::try_parse_from(words).is_ok(), "{line}");
         }

@@ -10,6 +10,8 @@ use futures_util::TryStreamExt;
 use mount::Mount;
 use types::{Error, FieldMask, Filters, Labels, Result};
 
+pub(crate) use layers::changes;
+
 use crate::{
     connection::Connection,
     labels,
@@ -26,7 +28,7 @@ const DEFAULT: &str = "overlayfs";
 pub(crate) struct Chosen {
     /// Snapshotter to use
     #[arg(long, value_name = "NAME", default_value = DEFAULT, env = "CONTAINERD_SNAPSHOTTER")]
-    #[arg(hide_env_values = true)]
+    #[arg(hide_env_values = true, global = true)]
     snapshotter: String,
 }
 

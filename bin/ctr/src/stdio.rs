@@ -17,7 +17,7 @@ use types::Result;
 const FIFOS: &str = "/run/containerd/fifo";
 
 /// Where the process reads and writes.
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub(crate) struct Stdio {
     #[arg(long, value_name = "URI")]
     #[arg(help = "Where its output goes, such as file:///path or binary:///path?key=value")]

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `ctr tasks`.
+mod checkpoint;
 mod exec;
 mod metrics;
 mod start;
@@ -7,7 +8,7 @@ mod start;
 use std::process::ExitCode;
 
 use clap::Subcommand;
-use client::Client;
+use client::{Client, NewTask};
 use images::labels::STOP_SIGNAL;
 use types::{Error, Result};
 
@@ -15,7 +16,7 @@ use crate::{
     connection::Connection,
     follow::{self, Follower},
     network::Network,
-    output, signals,
+    output, run, signals,
     stdio::Listeners,
     table::Table,
 };
@@ -29,6 +30,8 @@ pub(crate) enum Command {
         /// The container's name
         id: String,
     },
+    /// Save a task as an image that it can be restored from
+    Checkpoint(checkpoint::Checkpoint),
     /// Delete tasks that have ended
     #[command(visible_aliases = ["del", "remove", "rm"])]
     Delete {
@@ -88,6 +91,9 @@ pub(crate) enum Command {
     Start {
         #[command(flatten)]
         start: Start,
+        /// Change the root without `pivot_root`
+        #[arg(long)]
+        no_pivot: bool,
         /// The container's name
         id: String,
     },
@@ -108,9 +114,12 @@ impl Command {
         let done = match self {
             Self::Attach { id } => return attach(&client, &id).await,
             Self::Exec(exec) => return exec.run(&client).await,
-            Self::Start { start, id } => {
+            Self::Start { start, no_pivot, id } => {
                 let container = client.containers.get(&id).await?;
-                return start.run(&client, &container, connection.namespace(), None).await;
+                let options = no_pivot.then(|| run::without_pivot(&container.runtime));
+                let options = options.transpose()?;
+                let new = NewTask { options, ..NewTask::default() };
+                return start.run(&client, &container, connection.namespace(), new).await;
             }
             Self::Wait { exec_id, id } => {
                 return client.tasks.wait(&id, &exec_id).await.map(|exit| follow::code(Some(exit)));
@@ -126,6 +135,7 @@ impl Command {
                 kill(&client, &id, &exec_id, signal, all).await
             }
             Self::Metrics(metrics) => metrics.run(&client).await,
+            Self::Checkpoint(checkpoint) => checkpoint.run(&client).await,
             Self::Pause { id } => client.tasks.pause(&id).await,
             Self::Resume { id } => client.tasks.resume(&id).await,
             Self::Ps { id } => ps(&client, &id).await,

@@ -221,6 +221,77 @@ fn a_task_is_measured_by_version_2() {
     });
 }
 
+/// Whether cgroups of version 2 have this machine's controllers, which are switched on then.
+fn has_controllers() -> bool {
+    let root = Path::new("/sys/fs/cgroup");
+    let controllers = fs::read_to_string(root.join("cgroup.controllers")).unwrap();
+    let wanted = ["memory", "pids"];
+    if !wanted.iter().all(|name| controllers.split_whitespace().any(|it| it == *name)) {
+        println!("skipped: this kernel keeps memory to cgroups of version 1");
+        return false;
+    }
+    for name in wanted {
+        fs::write(root.join("cgroup.subtree_control"), format!("+{name}")).unwrap();
+    }
+    true
+}
+
+fn version_2(cgroup: &Cgroup) -> cgroups::v2::Metrics {
+    match cgroup.metrics().unwrap() {
+        Metrics::V2(metrics) => *metrics,
+        Metrics::V1(_) => panic!("the host has version 2"),
+    }
+}
+
+#[test]
+fn controllers_of_version_2_are_read() {
+    on_a_unified_host(|| {
+        if !has_controllers() {
+            return;
+        }
+        let scratch = Scratch::new();
+        let dir = scratch.cgroup.dir("memory").unwrap();
+        fs::write(dir.join("pids.max"), "77").unwrap();
+        fs::write(dir.join("memory.max"), "67108864").unwrap();
+        let _child = scratch.run("i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; sleep 60");
+        let measured = || version_2(&scratch.cgroup);
+        wait_until("two processes", || measured().pids.is_some_and(|pids| pids.current == 2));
+        let metrics = measured();
+        assert_eq!(metrics.pids.unwrap().limit, 77);
+        let memory = metrics.memory.unwrap();
+        assert!(memory.usage > 0 && memory.anon > 0, "{memory:?}");
+        assert_eq!(memory.usage_limit, 67_108_864);
+        assert_eq!(metrics.memory_events.unwrap().oom_kill, 0);
+        assert!(metrics.cpu.unwrap().usage_usec > 0);
+    });
+}
+
+#[test]
+fn running_out_of_memory_is_told_by_version_2_too() {
+    on_a_unified_host(|| {
+        if !has_controllers() {
+            return;
+        }
+        let scratch = Scratch::new();
+        fs::write(scratch.cgroup.dir("memory").unwrap().join("memory.max"), "8388608").unwrap();
+        // The one that takes too much is killed, and the other stays.
+        let _other = scratch.run("exec sleep 60");
+        let mut watch = scratch.cgroup.watch_oom().unwrap();
+        let mut hog = scratch.run("exec tail /dev/zero");
+        assert_eq!(hog.wait().unwrap(), Exit::Signal(9));
+        assert!(is_ready(&watch, 10));
+        let mut is_told = false;
+        wait_until("it is told", || {
+            is_told |= watch.check().unwrap().oom;
+            is_told
+        });
+        assert_eq!(version_2(&scratch.cgroup).memory_events.unwrap().oom_kill, 1);
+        assert_eq!(scratch.cgroup.oom_kills(), Some(1));
+        scratch.cgroup.kill().unwrap();
+        wait_until("its end", || watch.check().unwrap().gone);
+    });
+}
+
 #[test]
 fn a_tree_of_version_2_is_killed_at_once() {
     on_a_unified_host(|| {

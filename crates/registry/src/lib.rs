@@ -122,6 +122,8 @@ pub struct Timeouts {
     pub detour: Duration,
     /// For the start of a reply.
     pub reply: Duration,
+    /// Until the next host is asked as well for what a name stands for.
+    pub hedge: Duration,
     /// For the next byte, in either direction.
     pub idle: Duration,
     /// How many bytes a second are progress, over each `idle` of waiting. What comes more slowly is
@@ -137,6 +139,7 @@ impl Default for Timeouts {
             connect: Duration::from_secs(30),
             detour: Duration::from_secs(5),
             reply: Duration::from_mins(1),
+            hedge: Duration::from_secs(2),
             idle: Duration::from_mins(1),
             slowest: 1 << 10,
             commit: Duration::from_mins(10),

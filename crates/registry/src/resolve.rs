@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
+use std::{future::poll_fn, task::Poll, time::Duration};
+
 use bytes::Bytes;
+use futures_util::{FutureExt as _, future::BoxFuture};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use tokio::time::timeout;
 use types::{Descriptor, Digest, Error, Kind, Result, media_types};
 
 use crate::{
@@ -20,6 +24,9 @@ const ACCEPT: &str = "application/vnd.docker.distribution.manifest.v2+json, \
     application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, */*";
 /// Before the reason why credentials did not do.
 const DENIED: &str = "pull access denied, repository does not exist or may require authorization: ";
+
+/// How many hosts are asked at once, at most, for what one name stands for.
+const AT_ONCE: usize = 3;
 
 /// How far a host got before it failed. The error of the host that got furthest is the one to show.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,22 +53,87 @@ pub(crate) async fn resolve(repository: &Repository) -> Result<Descriptor> {
         Some(digest) => (digest.as_str(), &["manifests", "blobs"][..]),
         None => (reference.object(), &["manifests"][..]),
     };
-    let mut worst: Option<(Stage, Error)> = None;
-    for kind in kinds {
-        for (at, host) in hosts.iter().enumerate() {
-            let query = Query { repository, host, kind, object, last: at + 1 == hosts.len() };
-            match query.answer(digest.as_ref()).await {
-                Ok(descriptor) => return Ok(descriptor),
-                Err((stage, error)) => {
-                    tracing::info!(host = host.host, %error, "not resolved here");
-                    if worst.as_ref().is_none_or(|(before, _)| *before < stage) {
-                        worst = Some((stage, error));
-                    }
-                }
-            }
+    let mut worst = None;
+    for (round, kind) in kinds.iter().enumerate() {
+        let query = |(at, host)| Query {
+            repository,
+            host,
+            kind,
+            object,
+            digest: digest.as_ref(),
+            place: round * hosts.len() + at,
+            last: at + 1 == hosts.len(),
+        };
+        let queries: Vec<_> = hosts.iter().enumerate().map(query).collect();
+        let patience = repository.shared.options.timeouts.hedge;
+        if let Some(found) = first(&queries, patience, &mut worst).await {
+            return Ok(found);
         }
     }
-    Err(worst.map_or_else(|| Error::not_found(reference.to_string()), |(_, error)| error))
+    Err(worst.map_or_else(|| Error::not_found(reference.to_string()), |worst| worst.error))
+}
+
+/// What one host said: what the name stands for, or how far it got.
+type Answered = Result<Descriptor, (Stage, Error)>;
+/// A host that is being asked.
+type Asked<'a> = BoxFuture<'a, Answered>;
+
+/// What to tell if no host knows.
+struct Worst {
+    stage: Stage,
+    /// Which query told it. The earlier one is told of where two got equally far.
+    place: usize,
+    error: Error,
+}
+
+/// Asks hosts in their order: the next one as soon as one has failed, and one more whenever nobody has
+/// answered for `patience`, so that a slow mirror holds nothing up. The first good answer counts, and
+/// of two that are there at once that of the host that comes first.
+async fn first(
+    queries: &[Query<'_>],
+    patience: Duration,
+    worst: &mut Option<Worst>,
+) -> Option<Descriptor> {
+    let mut waiting = queries.iter().enumerate();
+    let mut asked: Vec<(usize, Asked<'_>)> = Vec::new();
+    asked.extend(waiting.next().map(|(at, query)| (at, query.answer().boxed())));
+    while !asked.is_empty() {
+        let may_ask_more = asked.len() < AT_ONCE && waiting.len() > 0;
+        let answer = poll_fn(|cx| answered(&mut asked, cx));
+        let answer =
+            if may_ask_more { timeout(patience, answer).await.ok() } else { Some(answer.await) };
+        match answer {
+            Some((_, Ok(found))) => return Some(found),
+            Some((at, Err((stage, error)))) => {
+                tracing::info!(host = queries[at].host.host, %error, "not resolved here");
+                let place = queries[at].place;
+                let goes_before =
+                    |it: &Worst| it.stage < stage || it.stage == stage && place < it.place;
+                if worst.as_ref().is_none_or(goes_before) {
+                    *worst = Some(Worst { stage, place, error });
+                }
+            }
+            None => {
+                let slow: Vec<_> = asked.iter().map(|(at, _)| &*queries[*at].host.host).collect();
+                tracing::info!(?slow, "no answer yet: another host is asked as well");
+            }
+        }
+        asked.extend(waiting.next().map(|(at, query)| (at, query.answer().boxed())));
+    }
+    None
+}
+
+/// Takes an answer out of those that are waited for, in the order in which they were asked for.
+fn answered(
+    asked: &mut Vec<(usize, Asked<'_>)>,
+    cx: &mut std::task::Context<'_>,
+) -> Poll<(usize, Answered)> {
+    for place in 0..asked.len() {
+        if let Poll::Ready(answer) = asked[place].1.poll_unpin(cx) {
+            return Poll::Ready((asked.remove(place).0, answer));
+        }
+    }
+    Poll::Pending
 }
 
 /// One place on one host where something may be.
@@ -70,11 +142,15 @@ struct Query<'a> {
     host: &'a Host,
     kind: &'a str,
     object: &'a str,
+    digest: Option<&'a Digest>,
+    /// Its place among all that may be asked.
+    place: usize,
     last: bool,
 }
 
 impl Query<'_> {
-    async fn answer(&self, digest: Option<&Digest>) -> Result<Descriptor, (Stage, Error)> {
+    async fn answer(&self) -> Result<Descriptor, (Stage, Error)> {
+        let digest = self.digest;
         let head = self.ask(Method::HEAD).await?;
         let said = said_digest(&head).map_err(|error| (Stage::Refused, error))?;
         if let (Some(digest), Some(said)) = (digest, &said) {

@@ -77,7 +77,7 @@ pub(crate) fn docker_with(tls: bool, sections: &str) -> Option<Docker> {
 }
 
 /// A certificate for loopback, signed by itself.
-fn certificate(folder: &Path) -> Option<()> {
+pub(crate) fn certificate(folder: &Path) -> Option<()> {
     let made = Command::new("openssl")
         .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes"])
         .args(["-keyout", "key.pem", "-out", "cert.pem", "-days", "2", "-subj", "/CN=test"])

@@ -6,11 +6,11 @@ use std::{
 };
 
 use http::HeaderMap;
-use registry::{Behalf, Heard, Host, Options, Registry, Scheme, Timeouts, standard};
+use registry::{Behalf, Heard, Host, Options, Registry, Retry, Scheme, Timeouts, standard};
 
 use crate::{
     bytes,
-    fake::{Fake, Reply},
+    fake::{Fake, Reply, Seen},
     fetch, layer, options, reference,
 };
 
@@ -68,6 +68,98 @@ async fn a_dead_mirror_is_asked_if_there_is_nothing_better() {
         let error = registry.resolve(&reference("r.io/a:1")).await.unwrap_err();
         assert!(error.to_string().contains("no reply within"), "{error}");
     }
+}
+
+/// A registry that is tried in this order, where the next one is asked as well after `hedge`.
+fn hedged(hosts: &[&str], hedge: Duration) -> Registry {
+    let hosts: Vec<_> = hosts.iter().map(|host| Host::new(Scheme::Http, *host)).collect();
+    let retry = Retry { attempts: 1, ..options().retry };
+    let timeouts = Timeouts { reply: LONG, hedge, ..options().timeouts };
+    Registry::new(Options {
+        hosts: Arc::new(move |_| Ok(hosts.clone())),
+        retry,
+        timeouts,
+        ..options()
+    })
+}
+
+/// Longer than any test waits.
+const LONG: Duration = Duration::from_mins(2);
+
+fn manifest(_: &Seen) -> Reply {
+    let kind = "application/vnd.oci.image.manifest.v1+json";
+    Reply::ok("{}").header("content-type", kind)
+}
+
+#[tokio::test]
+async fn a_slow_mirror_does_not_hold_up_what_a_name_stands_for() {
+    let upstream = Fake::new(manifest).await;
+    let (_slow, mirror) = silent();
+    let registry = hedged(&[&mirror, &upstream.host], Duration::from_millis(20));
+    let begun = Instant::now();
+    registry.resolve(&reference("r.io/a:1")).await.unwrap();
+    assert!(begun.elapsed() < LONG / 2, "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_mirror_that_answers_in_time_is_the_only_one_that_is_asked() {
+    let (mirror, upstream) = (Fake::new(manifest).await, Fake::new(manifest).await);
+    let registry = hedged(&[&mirror.host, &upstream.host], LONG);
+    registry.resolve(&reference("r.io/a:1")).await.unwrap();
+    assert!(!mirror.seen().is_empty());
+    assert!(upstream.seen().is_empty());
+}
+
+#[tokio::test]
+async fn a_mirror_that_does_not_know_is_not_waited_for() {
+    let (mirror, upstream) = (Fake::new(|_| Reply::new(404)).await, Fake::new(manifest).await);
+    let registry = hedged(&[&mirror.host, &upstream.host], LONG);
+    let begun = Instant::now();
+    registry.resolve(&reference("r.io/a:1")).await.unwrap();
+    assert!(begun.elapsed() < LONG / 2);
+}
+
+/// Who we are to one host is told to no other, whoever is asked at the same time.
+#[tokio::test]
+async fn hosts_that_are_asked_at_once_are_each_told_their_own_credentials() {
+    let upstream = Fake::new(|seen| match seen.header("authorization") {
+        "" => Reply::new(401).header("www-authenticate", "Basic realm=\"r\""),
+        _ => manifest(seen),
+    });
+    let upstream = upstream.await;
+    let mirror = Fake::new(|_| Reply::ok("").header("content-length", "9").stall(0)).await;
+    let hosts: Vec<_> = [&mirror, &upstream].map(|fake| Host::new(Scheme::Http, &fake.host)).into();
+    let ours = upstream.host.clone();
+    let timeouts = Timeouts { idle: LONG, hedge: Duration::from_millis(20), ..options().timeouts };
+    let registry = Registry::new(Options {
+        hosts: Arc::new(move |_| Ok(hosts.clone())),
+        credentials: Arc::new(move |host: &str| {
+            (host == ours).then(|| registry::Credential::new("u", "p"))
+        }),
+        timeouts,
+        ..options()
+    });
+    registry.resolve(&reference("r.io/a:1")).await.unwrap();
+    assert!(upstream.seen().iter().any(|seen| seen.header("authorization") == "Basic dTpw"));
+    assert!(mirror.seen().iter().all(|seen| seen.header("authorization").is_empty()));
+}
+
+#[tokio::test]
+async fn no_more_than_three_hosts_are_asked_at_once() {
+    let silents = [silent(), silent(), silent()];
+    let upstream = Fake::new(manifest).await;
+    let hosts: Vec<_> = silents.iter().map(|it| &*it.1).chain([&*upstream.host]).collect();
+    let hosts: Vec<_> = hosts.into_iter().map(|host| Host::new(Scheme::Http, host)).collect();
+    let reply = Duration::from_millis(300);
+    let timeouts = Timeouts { reply, hedge: Duration::ZERO, ..options().timeouts };
+    let registry = Registry::new(Options {
+        hosts: Arc::new(move |_| Ok(hosts.clone())),
+        timeouts,
+        ..options()
+    });
+    let begun = Instant::now();
+    registry.resolve(&reference("r.io/a:1")).await.unwrap();
+    assert!(begun.elapsed() >= reply, "the fourth was asked before one of three had failed");
 }
 
 #[tokio::test]

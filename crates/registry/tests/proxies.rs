@@ -1,17 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Registries that are reached through proxies.
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use registry::{Host, Options, Proxies, Registry, Scheme, Tls};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
 };
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{
+        self, ServerConfig,
+        pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+    },
+};
 use types::Kind;
 
 use crate::{
     bytes,
-    docker::{docker, push_image},
+    docker::{certificate, docker, push_image},
     fake::{Fake, Reply},
     fetch, layer, options,
 };
@@ -21,7 +28,10 @@ fn through(scheme: Scheme, host: &str, variable: &str, proxy: &str) -> Registry 
 }
 
 fn by(scheme: Scheme, host: &str, variable: &str, proxy: &str) -> Registry {
-    let tls = Tls { skip_verify: true, ..Tls::default() };
+    with(Tls { skip_verify: true, ..Tls::default() }, scheme, host, variable, proxy)
+}
+
+fn with(tls: Tls, scheme: Scheme, host: &str, variable: &str, proxy: &str) -> Registry {
     let host = Host { tls, ..Host::new(scheme, host) };
     let value = |name: &str| (name == variable).then(|| proxy.to_owned());
     Registry::new(Options {
@@ -68,6 +78,71 @@ async fn tunnels(target: String) -> (String, tokio::task::JoinHandle<()>) {
         }
     });
     (host, task)
+}
+
+/// Speaks TLS with whoever comes, and passes on to `target` what they say.
+async fn sealed(folder: &Path, target: String) -> (String, tokio::task::JoinHandle<()>) {
+    let chain = CertificateDer::pem_file_iter(folder.join("cert.pem")).unwrap();
+    let chain = chain.collect::<Result<Vec<_>, _>>().unwrap();
+    let key = PrivateKeyDer::from_pem_file(folder.join("key.pem")).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider);
+    let config = config.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+    let config = config.with_single_cert(chain, key).unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let host = listener.local_addr().unwrap().to_string();
+    let task = tokio::spawn(async move {
+        while let Ok((near, _)) = listener.accept().await {
+            let (acceptor, target) = (acceptor.clone(), target.clone());
+            tokio::spawn(async move {
+                // Who does not believe in us goes away.
+                let Ok(mut near) = acceptor.accept(near).await else { return };
+                let mut far = TcpStream::connect(target).await.unwrap();
+                drop(tokio::io::copy_bidirectional(&mut near, &mut far).await);
+            });
+        }
+    });
+    (host, task)
+}
+
+#[tokio::test]
+async fn a_proxy_may_be_reached_over_tls() {
+    let Some(docker) = docker(true) else { return };
+    let (plain, tunnelling) = tunnels(docker.host.clone()).await;
+    let (proxy, sealing) = sealed(docker.folder.path(), plain).await;
+    let registry = by(Scheme::Https, "r.example", "HTTPS_PROXY", &format!("https://u:p@{proxy}"));
+    let data = bytes(2_000_000);
+    push_image(&registry, "r.example/a:1", &data).await;
+    assert_eq!(fetch(&registry, "r.example/a:1", &layer(&data), 0).await.unwrap(), data);
+    let nobody = by(Scheme::Https, "r.example", "HTTPS_PROXY", &format!("https://u:q@{proxy}"));
+    let error = fetch(&nobody, "r.example/a:1", &layer(&data), 0).await.unwrap_err();
+    assert!(error.to_string().contains("proxyconnect tcp: 407 Proxy Auth"), "{error}");
+    tunnelling.abort();
+    sealing.abort();
+}
+
+/// What goes to a registry in plain text goes to such a proxy over TLS, and so does who we are.
+#[tokio::test]
+async fn a_proxy_that_nobody_vouches_for_is_told_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(()) = certificate(folder.path()) else { return };
+    let far = Fake::new(|_| Reply::ok("hi")).await;
+    let (proxy, task) = sealed(folder.path(), far.host.clone()).await;
+    let what = layer(b"hi");
+    let pem = fs_err::read(folder.path().join("cert.pem")).unwrap();
+    let with = |tls: Tls| {
+        with(tls, Scheme::Http, "r.example", "HTTP_PROXY", &format!("https://u:p@{proxy}"))
+    };
+    let refused = fetch(&with(Tls::default()), "r.example/a:1", &what, 0).await.unwrap_err();
+    assert!(refused.to_string().contains("invalid peer certificate"), "{refused}");
+    assert!(far.seen().is_empty());
+    let trusting = with(Tls { authorities: vec![pem.into()], ..Tls::default() });
+    assert_eq!(fetch(&trusting, "r.example/a:1", &what, 0).await.unwrap(), b"hi");
+    let seen = &far.seen()[0];
+    assert_eq!(seen.line(), format!("GET http://r.example/v2/a/blobs/{}", what.digest));
+    assert_eq!(seen.header("proxy-authorization"), "Basic dTpw");
+    task.abort();
 }
 
 #[tokio::test]

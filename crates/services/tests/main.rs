@@ -9,6 +9,8 @@ mod cases {
     mod codes;
     mod disk;
     mod files;
+    mod foreign;
+    mod fuzz;
     mod round_trips;
     mod sandboxers;
     mod streams;

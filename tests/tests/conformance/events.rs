@@ -36,7 +36,7 @@ pub(super) fn play(world: &World, table: &Table) -> Outcome {
     {
         let filters = if filter.is_empty() { Vec::new() } else { vec![filter.to_owned()] };
         let request = pb::SubscribeRequest { filters };
-        let answer = told::<_, Envelope>(&wire, "Subscribe", request, Duration::from_millis(300));
+        let answer = told::<_, Envelope>(&wire, "Subscribe", request, Duration::from_secs(1));
         table.check([SUBJECT, "Events.Subscribe", state], "{id}", &answer);
     }
     let nameless = Wire::connect(world, "events.v1.Events")?.in_namespace("");

@@ -183,7 +183,7 @@ impl Stage {
             }
             "Wait" => {
                 let request = pb::ControllerWaitRequest { sandbox_id, sandboxer };
-                let limit = Duration::from_millis(400);
+                let limit = Duration::from_millis(1500);
                 told::<_, pb::ControllerWaitResponse>(wire, call, request, limit)
             }
             "Status" => {

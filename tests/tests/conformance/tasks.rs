@@ -241,7 +241,7 @@ impl Stage {
             ),
             "Wait" => {
                 let request = pb::WaitRequest { container_id, exec_id };
-                let limit = Duration::from_millis(400);
+                let limit = Duration::from_millis(1500);
                 told::<_, pb::WaitResponse>(&self.tasks, call, request, limit)
             }
             "Delete" => {

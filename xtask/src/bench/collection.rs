@@ -28,12 +28,16 @@ struct Options {
     snapshots: usize,
 }
 
+const WHOLE: Options = Options { seconds: 120, blobs: 100_000, snapshots: 10_000 };
+/// For trying it out.
+const SMALL: Options = Options { seconds: 5, blobs: 2000, snapshots: 200 };
+
 /// How many answers took how long: the question, the bucket's bound, and a count for each daemon.
 type Row = (String, String, Vec<String>);
 
 /// Plays it on both daemons.
 pub(super) fn run(words: &[&str]) -> Outcome {
-    let options = parse(words)?;
+    let options = parse(WHOLE, words)?;
     install::packages(&["containerd", "runc", "docker-registry", "busybox-static"])?;
     parts::require_root()?;
     e2e::sweep();
@@ -59,18 +63,19 @@ pub(super) fn run(words: &[&str]) -> Outcome {
     println!("{:24} {:>12} {:>12}", "", GO.name, OURS.name);
     for (question, bound, counts) in rows {
         let name = format!("{question} {bound}");
-        println!("{name:24} {}", counts.iter().map(|it| format!("{it:>12} ")).collect::<String>());
+        let right = |count: &String| format!("{count:>12}");
+        println!("{name:24} {}", counts.iter().map(right).collect::<Vec<_>>().join(" "));
     }
     Ok(())
 }
 
-fn parse(words: &[&str]) -> Outcome<Options> {
+fn parse(options: Options, words: &[&str]) -> Outcome<Options> {
     match words {
-        [] => Ok(Options { seconds: 120, blobs: 100_000, snapshots: 10_000 }),
-        ["--small", rest @ ..] => {
-            Ok(Options { blobs: 2000, snapshots: 200, seconds: 5, ..parse(rest)? })
+        [] => Ok(options),
+        ["--small", rest @ ..] => parse(SMALL, rest),
+        ["--seconds", count, rest @ ..] => {
+            parse(Options { seconds: count.parse()?, ..options }, rest)
         }
-        ["--seconds", count, rest @ ..] => Ok(Options { seconds: count.parse()?, ..parse(rest)? }),
         other => Err(Failure::new(format!("bench collection does not know {other:?}"))),
     }
 }

@@ -17,9 +17,9 @@ const MAX_SIZE: u64 = 64 << 20;
 #[derive(Debug, Args)]
 #[command(after_help = "The blob itself stays as it is: blobs are named by what they contain.")]
 pub(crate) struct Edit {
-    /// Fail unless the outcome is JSON
-    #[arg(long)]
-    validate: bool,
+    /// Fail unless the outcome is of this format
+    #[arg(long, value_name = "FORMAT", value_parser = ["json"])]
+    validate: Option<String>,
     /// What to edit with
     #[arg(long, value_name = "PROGRAM", env = "EDITOR", default_value = "vi")]
     editor: String,
@@ -33,7 +33,7 @@ impl Edit {
         let file = Scratch::new(&data)?;
         self.call_editor(&file)?;
         let edited = fs_err::read(&file.0)?;
-        if self.validate {
+        if self.validate.is_some() {
             let checked: Result<serde_json::Value, _> = serde_json::from_slice(&edited);
             checked.map_err(|error| Error::caused(Kind::InvalidArgument, "not JSON", error))?;
         }

@@ -38,6 +38,10 @@ pub(crate) struct FetchBlob {
     reference: Reference,
     /// The blob
     digest: Digest,
+    /// What it is, such as application/vnd.oci.image.manifest.v1+json
+    #[arg(long, value_name = "TYPE", default_value = "application/octet-stream")]
+    #[arg(hide_default_value = true)]
+    media_type: String,
     #[command(flatten)]
     access: Access,
 }
@@ -45,7 +49,7 @@ pub(crate) struct FetchBlob {
 impl FetchBlob {
     pub(crate) async fn run(self) -> Result<()> {
         // Its length is not known, and a descriptor says that with 0.
-        let blob = Descriptor::new("application/octet-stream", self.digest, 0);
+        let blob = Descriptor::new(self.media_type, self.digest, 0);
         print(&self.access, &self.reference, &blob).await
     }
 }

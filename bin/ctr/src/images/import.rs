@@ -68,6 +68,9 @@ pub(crate) struct Import {
     /// Read the archive here and not in the daemon
     #[arg(long)]
     local: bool,
+    /// Accepted for scripts: what is unpacked is always synced
+    #[arg(long, hide = true)]
+    sync_fs: bool,
     #[command(flatten)]
     chosen: Chosen,
     /// The archive; - is the standard input

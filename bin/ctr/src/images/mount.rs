@@ -35,6 +35,9 @@ pub(crate) struct Attach {
     /// The platform of the image to mount
     #[arg(long, value_name = "PLATFORM", default_value_t = Platform::host())]
     platform: Platform,
+    /// Accepted for scripts: what is unpacked is always synced
+    #[arg(long, hide = true)]
+    sync_fs: bool,
     /// The image's name
     #[arg(value_name = "REF")]
     reference: String,

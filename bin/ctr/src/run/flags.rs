@@ -52,7 +52,7 @@ pub(crate) struct Flags {
 /// What runs the container.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Runtime")]
-struct RuntimeFlags {
+pub(crate) struct RuntimeFlags {
     /// The runtime, or the path of a shim
     #[arg(long, value_name = "NAME", default_value = RUNC)]
     runtime: String,
@@ -287,19 +287,32 @@ impl Flags {
     }
 
     /// The runtime and what it is told.
-    pub(super) fn runtime(&self) -> Result<records::Runtime> {
-        Ok(records::Runtime { name: self.runtime.runtime.clone(), options: self.told(false)? })
+    pub(super) fn runtime(&self, no_pivot: bool) -> Result<records::Runtime> {
+        let options = self.runtime.told(no_pivot)?;
+        Ok(records::Runtime { name: self.runtime.runtime.clone(), options })
     }
 
     /// What the runtime is told of a task that is to do without `pivot_root(2)`. It stands in place of
     /// what the container's record says, and so says all of that too.
     pub(super) fn without_pivot(&self) -> Result<Option<Any>> {
-        self.told(true)
+        self.runtime.told(true)
+    }
+
+    /// The container's labels.
+    pub(super) fn labels(&self) -> Labels {
+        labels::parse(&self.label)
+    }
+}
+
+impl RuntimeFlags {
+    /// The runtime's name, or the path of its shim.
+    pub(crate) fn name(&self) -> &str {
+        &self.runtime
     }
 
     /// Options of runc, or of a runtime with a configuration file; none if nothing was said.
-    fn told(&self, no_pivot_root: bool) -> Result<Option<Any>> {
-        let flags = &self.runtime;
+    pub(crate) fn told(&self, no_pivot_root: bool) -> Result<Option<Any>> {
+        let flags = self;
         let options = runc::Options {
             no_pivot_root,
             binary_name: flags.runc_binary.clone().unwrap_or_default(),
@@ -325,11 +338,24 @@ impl Flags {
         };
         Ok(Some(Any::new(packed.type_url, packed.value)))
     }
+}
 
-    /// The container's labels.
-    pub(super) fn labels(&self) -> Labels {
-        labels::parse(&self.label)
-    }
+/// What runc is told of a task that is to do without `pivot_root(2)`: all that the container's record
+/// says, and that.
+pub(crate) fn without_pivot(runtime: &records::Runtime) -> Result<Any> {
+    let kept = runtime.options.as_ref().map(|kept| prost_types::Any {
+        type_url: kept.type_url.clone(),
+        value: kept.value.to_vec(),
+    });
+    let options = match kept.as_ref().map(api::unpack::<runc::Options>) {
+        None => runc::Options::default(),
+        Some(Some(Ok(options))) => options,
+        Some(_) => {
+            return Err(Error::invalid(format!("--no-pivot is only for the runtime {RUNC}")));
+        }
+    };
+    let packed = api::pack(&runc::Options { no_pivot_root: true, ..options });
+    Ok(Any::new(packed.type_url, packed.value))
 }
 
 impl IsolationFlags {
@@ -463,12 +489,24 @@ mod tests {
 
     #[test]
     fn only_runc_is_told_what_is_for_runc() {
-        assert_eq!(parse("--tty").unwrap().runtime().unwrap().options, None);
-        let told = parse("--runc-binary crun").unwrap().runtime().unwrap().options.unwrap();
+        assert_eq!(parse("--tty").unwrap().runtime(false).unwrap().options, None);
+        let told = parse("--runc-binary crun").unwrap().runtime(false).unwrap().options.unwrap();
         assert_eq!(told.type_url, "containerd.runc.v1.Options");
-        let told = parse("--runtime-config-path /c").unwrap().runtime().unwrap().options.unwrap();
+        let told =
+            parse("--runtime-config-path /c").unwrap().runtime(false).unwrap().options.unwrap();
         assert_eq!(told.type_url, "runtimeoptions.v1.Options");
-        assert!(parse("--runtime x --runc-binary crun").unwrap().runtime().is_err());
+        assert!(parse("--runtime x --runc-binary crun").unwrap().runtime(false).is_err());
         assert!(parse("--tty").unwrap().without_pivot().unwrap().is_some());
+    }
+
+    #[test]
+    fn a_task_without_pivot_keeps_what_its_container_says() {
+        let runtime = parse("--runc-binary crun").unwrap().runtime(false).unwrap();
+        let told = without_pivot(&runtime).unwrap();
+        let told = prost_types::Any { type_url: told.type_url, value: told.value.to_vec() };
+        let told = api::unpack::<runc::Options>(&told).unwrap().unwrap();
+        assert!(told.no_pivot_root && told.binary_name == "crun");
+        let other = parse("--runtime-config-path /c").unwrap().runtime(false).unwrap();
+        assert!(without_pivot(&other).is_err());
     }
 }

@@ -24,10 +24,11 @@ pub(super) async fn container(
     connection: &Connection,
     flags: &Flags,
     named: &Named,
+    no_pivot: bool,
 ) -> Result<Container> {
     let (from, id) = named.parts(flags.config.is_some())?;
     let client = connection.client().await?;
-    let maker = Maker { connection, flags, args: &named.args, id };
+    let maker = Maker { connection, flags, args: &named.args, id, no_pivot };
     let record = maker.record()?;
     match from {
         None => {
@@ -52,6 +53,7 @@ struct Maker<'a> {
     flags: &'a Flags,
     args: &'a [String],
     id: &'a str,
+    no_pivot: bool,
 }
 
 impl Maker<'_> {
@@ -62,7 +64,7 @@ impl Maker<'_> {
             id: self.id.to_owned(),
             labels: self.flags.labels(),
             image: String::new(),
-            runtime: self.flags.runtime()?,
+            runtime: self.flags.runtime(self.no_pivot)?,
             spec: None,
             snapshotter: String::new(),
             snapshot_key: String::new(),

@@ -38,29 +38,7 @@ impl Diff {
         outcome
     }
 
-    async fn write(&self, client: &Client, snapshotter: &str) -> Result<()> {
-        let snapshotter = (client.snapshotters)(snapshotter)?;
-        let (lower, upper) = match &self.b {
-            Some(upper) => (Some(self.a.clone()), upper),
-            None => (snapshotter.stat(&self.a).await?.parent, &self.a),
-        };
-        let lower = match lower {
-            Some(lower) => Seen::of(&*snapshotter, &lower, "lower").await?,
-            None => Seen { mounts: Vec::new(), view: None },
-        };
-        let layer = match Seen::of(&*snapshotter, upper, "upper").await {
-            Ok(upper) => {
-                let layer = self.compare(client, &lower.mounts, &upper.mounts).await;
-                upper.forget(&*snapshotter).await;
-                layer
-            }
-            Err(error) => Err(error),
-        };
-        lower.forget(&*snapshotter).await;
-        content::get(&*client.content, &layer?.digest).await
-    }
-
-    async fn compare(&self, client: &Client, a: &[Mount], b: &[Mount]) -> Result<Descriptor> {
+    async fn write(&self, client: &Client, name: &str) -> Result<()> {
         let mut labels = labels::parse(&self.label);
         labels.extend(self.keep.then(root).unwrap_or_default());
         let options = diff::Compare {
@@ -69,8 +47,50 @@ impl Diff {
             labels,
             ..diff::Compare::default()
         };
-        client.differ.compare(a, b, options).await
+        let layer = match &self.b {
+            Some(upper) => {
+                let snapshotter = (client.snapshotters)(name)?;
+                between(client, &*snapshotter, Some(&self.a), upper, options).await?
+            }
+            None => changes(client, name, &self.a, options).await?,
+        };
+        content::get(&*client.content, &layer.digest).await
     }
+}
+
+/// Writes what a snapshot differs from its parent in as a layer.
+pub(crate) async fn changes(
+    client: &Client,
+    snapshotter: &str,
+    key: &str,
+    options: diff::Compare,
+) -> Result<Descriptor> {
+    let snapshotter = (client.snapshotters)(snapshotter)?;
+    let parent = snapshotter.stat(key).await?.parent;
+    between(client, &*snapshotter, parent.as_deref(), key, options).await
+}
+
+async fn between(
+    client: &Client,
+    snapshotter: &dyn Snapshotter,
+    lower: Option<&str>,
+    upper: &str,
+    options: diff::Compare,
+) -> Result<Descriptor> {
+    let lower = match lower {
+        Some(lower) => Seen::of(snapshotter, lower, "lower").await?,
+        None => Seen { mounts: Vec::new(), view: None },
+    };
+    let layer = match Seen::of(snapshotter, upper, "upper").await {
+        Ok(upper) => {
+            let layer = client.differ.compare(&lower.mounts, &upper.mounts, options).await;
+            upper.forget(snapshotter).await;
+            layer
+        }
+        Err(error) => Err(error),
+    };
+    lower.forget(snapshotter).await;
+    layer
 }
 
 /// A snapshot that can be looked into: an active one as it is, a committed one through a view.
@@ -100,6 +120,9 @@ impl Seen {
 /// Unpack the layers of an image.
 #[derive(Debug, Args)]
 pub(crate) struct Unpack {
+    /// Accepted for scripts: what is unpacked is always synced
+    #[arg(long, hide = true)]
+    sync_fs: bool,
     /// The digest of what an image's name stands for
     digest: Digest,
 }

@@ -8,7 +8,7 @@ use clap::Args;
 use client::{Client, Io, NewTask, Process};
 use records::Container;
 use spec::Spec;
-use types::{Any, Context as _, Result};
+use types::{Context as _, Result};
 
 use crate::{
     follow::Follower,
@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// How a task is started, and whether we stay with it.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 #[group(skip)]
 pub(crate) struct Start {
     /// Return once the task runs
@@ -34,6 +34,11 @@ pub(crate) struct Start {
 }
 
 impl Start {
+    /// Stays with a task that has a terminal, and with no other.
+    pub(crate) fn unless_terminal(container: &Container) -> Result<Self> {
+        Ok(Self { detach: !has_terminal(container)?, ..Self::default() })
+    }
+
     /// Makes a task from a container and starts it. Unless detached, stays with it until it ends, and
     /// deletes it then.
     pub(crate) async fn run(
@@ -41,7 +46,7 @@ impl Start {
         client: &Client,
         container: &Container,
         namespace: &str,
-        options: Option<Any>,
+        new: NewTask,
     ) -> Result<ExitCode> {
         let network = Network::of(container, namespace)?;
         let tty = has_terminal(container)?;
@@ -55,7 +60,7 @@ impl Start {
         } else {
             self.stdio.io(&container.id, tty, &listeners)?
         };
-        let new = NewTask { io, options, ..NewTask::default() };
+        let new = NewTask { io, ..new };
         let mut process = client.new_task(container, new).await?;
         let started = self.start(&mut process, follower.as_ref(), network.as_ref()).await;
         if let Err(error) = started {

@@ -46,6 +46,23 @@ async fn children_come_before_their_parents() {
 }
 
 #[tokio::test]
+async fn only_so_many_layers_are_uploaded_at_once() {
+    for (concurrency, turns, limit) in [(1, None, 1), (2, None, 2), (3, Some(1), 1)] {
+        let (world, from, to) = (World::new().await, Remote::default(), Remote::default());
+        let image = image(&from, &plain());
+        world.client().pull(&pull(&from, &image.manifest, "overlay")).await.unwrap();
+        // Long enough for others to begin, if they may.
+        to.pause(std::time::Duration::from_millis(50));
+        let turns = turns.map(|turns| Arc::new(tokio::sync::Semaphore::new(turns)));
+        let push = Push { concurrency, turns, ..push(&to, &image.manifest) };
+        world.client().push(&push).await.unwrap();
+        assert_eq!(to.pushed().len(), 5);
+        let most = to.most_uploads_at_once();
+        assert!(most <= limit, "{most} at once, and not {limit}");
+    }
+}
+
+#[tokio::test]
 async fn what_the_registry_has_is_not_sent_and_what_it_could_have_is_said() {
     let (world, from, to) = (World::new().await, Remote::default(), Remote::default());
     let image = image(&from, &plain());

@@ -29,6 +29,9 @@ struct State {
     pause: Duration,
     /// What was pushed, in order, and with which annotations.
     pushed: Vec<(Digest, Labels)>,
+    /// How many uploads are open, and how many were at most.
+    open: usize,
+    most: usize,
 }
 
 impl Remote {
@@ -75,6 +78,11 @@ impl Remote {
         self.state().fetches.len()
     }
 
+    /// How many uploads were open at once, at most.
+    pub(crate) fn most_uploads_at_once(&self) -> usize {
+        self.state().most
+    }
+
     /// What was pushed, in order.
     pub(crate) fn pushed(&self) -> Vec<(Digest, Labels)> {
         self.state().pushed.clone()
@@ -114,6 +122,13 @@ impl Push for Remote {
             return Err(Error::already_exists(format!("{}", descriptor.digest)));
         }
         let (remote, descriptor) = (self.clone(), descriptor.clone());
+        let pause = {
+            let mut state = self.state();
+            state.open += 1;
+            state.most = state.most.max(state.open);
+            state.pause
+        };
+        tokio::time::sleep(pause).await;
         Ok(Box::new(Upload { remote, descriptor, data: Vec::new() }))
     }
 }
@@ -122,6 +137,12 @@ struct Upload {
     remote: Remote,
     descriptor: Descriptor,
     data: Vec<u8>,
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        self.remote.state().open -= 1;
+    }
 }
 
 #[async_trait]

@@ -363,7 +363,7 @@ impl Verity {
         let of = std::ffi::OsStr::new;
         let made = run(
             "mkfs.ext4",
-            &["-q", "-O", "verity"]
+            &["-q", "-b", "4096", "-O", "verity"]
                 .map(of)
                 .into_iter()
                 .chain([image.as_os_str()])
@@ -383,6 +383,34 @@ impl Drop for Verity {
     }
 }
 
+impl Verity {
+    /// Takes what is on the disk away from the kernel's memory, changes it, and mounts it again.
+    fn tamper(&self, from: &[u8], to: &[u8]) {
+        let (image, at) = (self.0.path().join("image"), self.path());
+        let run = |program: &str, words: &[&std::ffi::OsStr]| {
+            let done = sys::Command::new(program).args(words).combined_output().unwrap();
+            assert!(done.exit.success(), "{program}: {}", String::from_utf8_lossy(&done.stdout));
+        };
+        run("umount", &[at.as_os_str()]);
+        let mut bytes = fs::read(&image).unwrap();
+        let found = bytes.windows(from.len()).position(|window| window == from).unwrap();
+        bytes[found..found + from.len()].copy_from_slice(to);
+        fs::write(&image, bytes).unwrap();
+        run("mount", &["-o".as_ref(), "loop,rw".as_ref(), image.as_os_str(), at.as_os_str()]);
+    }
+}
+
+/// Whether the kernel sealed a blob; a word about it where it cannot.
+fn is_sealed(path: &Path) -> bool {
+    use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
+    let about = statx(CWD, path, AtFlags::empty(), StatxFlags::BASIC_STATS).unwrap();
+    let is_sealed = about.stx_attributes.contains(StatxAttributes::VERITY);
+    if !is_sealed {
+        println!("skipped: this kernel has no fs-verity");
+    }
+    is_sealed
+}
+
 #[tokio::test]
 async fn where_the_filesystem_can_a_blob_is_sealed() {
     let Some(disk) = Verity::new() else { return };
@@ -391,18 +419,30 @@ async fn where_the_filesystem_can_a_blob_is_sealed() {
         blob::write(&store, "r", Expected::default(), "hello", Labels::new()).await.unwrap();
     assert_eq!(blob::read(&store, &digest, 9).await.unwrap(), "hello");
     let path = disk.path().join("store/blobs/sha256").join(digest.hex());
-    let about = rustix::fs::statx(
-        rustix::fs::CWD,
-        &path,
-        rustix::fs::AtFlags::empty(),
-        rustix::fs::StatxFlags::BASIC_STATS,
-    );
-    let attributes = about.unwrap().stx_attributes;
-    if !attributes.contains(rustix::fs::StatxAttributes::VERITY) {
-        println!("skipped: this kernel has no fs-verity");
+    if !is_sealed(&path) {
         return;
     }
     // Root may write to any file, but not to this one.
     assert!(fs::OpenOptions::new().write(true).open(&path).is_err());
     store.delete(&digest).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_a_disk_has_changed_is_not_read_from_a_sealed_blob() {
+    let Some(disk) = Verity::new() else { return };
+    let root = disk.path().join("store");
+    let store = Local::open(&root).unwrap();
+    let mut content = vec![b'.'; 20_000];
+    content[10_000..10_016].copy_from_slice(b"what was written");
+    let expected = Expected::default();
+    let digest = blob::write(&store, "r", expected, content, Labels::new()).await.unwrap();
+    if !is_sealed(&root.join("blobs/sha256").join(digest.hex())) {
+        return;
+    }
+    drop(store);
+    disk.tamper(b"what was written", b"what was changed");
+    let store = Local::open(&root).unwrap();
+    assert_eq!(store.info(&digest).await.unwrap().size, 20_000);
+    let error = blob::read(&store, &digest, u64::MAX).await.unwrap_err();
+    assert!(error.to_string().contains("Input/output error"), "{error}");
 }

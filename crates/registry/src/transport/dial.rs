@@ -16,7 +16,7 @@ use hyper_util::{
     rt::TokioIo,
 };
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpStream, UnixStream},
     time::timeout,
 };
@@ -54,7 +54,12 @@ impl Dial {
         tcp.set_nodelay(true);
         // containerd `core/remotes/docker/registry.go`, DefaultHTTPTransport.
         tcp.set_keepalive(Some(Duration::from_secs(30)));
-        let route = Route { tcp, socket, proxies };
+        // Compat: Go believes in a proxy as it does in the host (net/http, `Transport.dialConn`). What
+        // shows the host who we are is not shown to a proxy.
+        let towards = Tls { identities: Vec::new(), ..tls.clone() };
+        let sealed = HttpsConnectorBuilder::new().with_tls_config(tls::config(&towards)?);
+        let sealed = sealed.https_or_http().enable_http1().wrap_connector(tcp.clone());
+        let route = Route { tcp, sealed, socket, proxies };
         let builder = HttpsConnectorBuilder::new().with_tls_config(tls::config(tls)?);
         let inner = builder.https_or_http().enable_http1().enable_http2().wrap_connector(route);
         Ok(Self { inner, limit })
@@ -89,6 +94,8 @@ impl Service<Uri> for Dial {
 #[derive(Clone)]
 pub(crate) struct Route {
     tcp: HttpConnector,
+    /// To proxies that are spoken to over TLS.
+    sealed: HttpsConnector<HttpConnector>,
     socket: Option<PathBuf>,
     proxies: Arc<Proxies>,
 }
@@ -115,11 +122,23 @@ impl Service<Uri> for Route {
             let connecting = self.tcp.call(uri);
             return Box::pin(async move { Ok(Line::Direct(connecting.await?)) });
         };
+        let is_encrypted = uri.scheme_str() == Some("https");
+        if proxy.uri.scheme_str() == Some("https") {
+            let connecting = self.sealed.call(proxy.uri.clone());
+            return Box::pin(async move {
+                let reached = connecting.await;
+                let stream = reached.map_err(|error| refused(&super::explain(&*error).1))?;
+                let mut stream = TokioIo::new(stream);
+                if is_encrypted {
+                    tunnel(&mut stream, &uri, &proxy).await?;
+                }
+                Ok(Line::Sealed(Box::new(stream.into_inner()), !is_encrypted))
+            });
+        }
         let connecting = self.tcp.call(proxy.uri.clone());
         Box::pin(async move {
             let reached = connecting.await;
             let stream = reached.map_err(|error| refused(&super::explain(&error).1))?;
-            let is_encrypted = uri.scheme_str() == Some("https");
             if let Some(login) = &proxy.socks {
                 let mut stream = stream.into_inner();
                 let port = uri.port_u16().unwrap_or(if is_encrypted { 443 } else { 80 });
@@ -144,7 +163,10 @@ fn refused(why: &str) -> Error {
 }
 
 /// Has a proxy connect us to a host (RFC 9110, section 9.3.6).
-async fn tunnel(stream: &mut TcpStream, uri: &Uri, proxy: &Proxy) -> Result<()> {
+async fn tunnel<S>(stream: &mut S, uri: &Uri, proxy: &Proxy) -> Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let host = uri.host().unwrap_or_default();
     let target = format!("{host}:{}", uri.port_u16().unwrap_or(443));
     let mut request = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n").into_bytes();
@@ -155,6 +177,7 @@ async fn tunnel(stream: &mut TcpStream, uri: &Uri, proxy: &Proxy) -> Result<()> 
     }
     request.extend_from_slice(b"\r\n");
     stream.write_all(&request).await?;
+    stream.flush().await?;
     let mut greeting = Vec::new();
     while !greeting.ends_with(b"\r\n\r\n") {
         if greeting.len() > MAX_GREETING {
@@ -175,13 +198,15 @@ pub(crate) enum Line {
     Direct(TokioIo<TcpStream>),
     /// To a proxy that is told each time where to go.
     Forwarded(TokioIo<TcpStream>),
+    /// To a proxy over TLS: one that is told each time where to go, or a tunnel.
+    Sealed(Box<MaybeHttpsStream<TokioIo<TcpStream>>>, bool),
     /// To a host on this machine.
     Local(TokioIo<UnixStream>),
 }
 
 impl Connection for Line {
     fn connected(&self) -> Connected {
-        Connected::new().proxy(matches!(self, Self::Forwarded(_)))
+        Connected::new().proxy(matches!(self, Self::Forwarded(_) | Self::Sealed(_, true)))
     }
 }
 
@@ -191,6 +216,10 @@ macro_rules! stream {
         match $line.get_mut() {
             Line::Direct(inner) | Line::Forwarded(inner) => {
                 let $stream = Pin::new(inner);
+                $call
+            }
+            Line::Sealed(inner, _) => {
+                let $stream = Pin::new(&mut **inner);
                 $call
             }
             Line::Local(inner) => {

@@ -19,10 +19,11 @@ pub struct Proxies {
     except: Vec<Exception>,
 }
 
-/// A proxy that is spoken to in plain text.
+/// A proxy, spoken to in plain text or over TLS.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Proxy {
-    /// Where it is: `http://proxy:3128`, whatever it speaks.
+    /// Where it is: `https://proxy:3128` if it is spoken to over TLS, else `http://proxy:3128`,
+    /// whatever it speaks.
     pub(crate) uri: Uri,
     /// Who we are to it, if it speaks HTTP.
     pub(crate) authorization: Option<HeaderValue>,
@@ -53,7 +54,7 @@ enum Exception {
 impl Proxies {
     /// The proxies that variables name: `HTTP_PROXY`, `HTTPS_PROXY`, `NO_PROXY`, also in lower case.
     ///
-    /// Errors: `InvalidArgument` when one is no address of an HTTP or SOCKS proxy.
+    /// Errors: `InvalidArgument` when one is no address of an HTTP, HTTPS or SOCKS5 proxy.
     pub fn new(variable: impl Fn(&str) -> Option<String>) -> Result<Self> {
         let either = |name: &str| {
             let found = |name: &str| variable(name).filter(|value| !value.is_empty());
@@ -107,9 +108,9 @@ fn parse(name: &str, text: &str) -> Result<Proxy> {
     let uri: Uri = full.parse().map_err(|error| bad(&format!("{error}")))?;
     // Compat: Go has the proxy look up names with either of the last two.
     let is_socks = match uri.scheme_str() {
-        Some("http") => false,
+        Some("http" | "https") => false,
         Some("socks5" | "socks5h") => true,
-        _ => return Err(bad("only proxies that speak plain HTTP or SOCKS5 are known")),
+        _ => return Err(bad("only proxies that speak HTTP, HTTPS or SOCKS5 are known")),
     };
     let authority = uri.authority().ok_or_else(|| bad("no host"))?.as_str();
     let (user, host) = match authority.rsplit_once('@') {
@@ -132,7 +133,8 @@ fn parse(name: &str, text: &str) -> Result<Proxy> {
         value.set_sensitive(true);
         value
     });
-    let uri = format!("http://{host}").parse().map_err(|error| bad(&format!("{error}")))?;
+    let scheme = uri.scheme_str().unwrap_or("http");
+    let uri = format!("{scheme}://{host}").parse().map_err(|error| bad(&format!("{error}")))?;
     Ok(Proxy { uri, authorization, socks: None })
 }
 
@@ -185,10 +187,10 @@ mod tests {
     #[test]
     fn the_scheme_chooses_the_proxy_and_loopback_needs_none() {
         let both =
-            proxies(&[("HTTP_PROXY", "plain:1"), ("https_proxy", "http://u:p%40@tls:2")]).unwrap();
+            proxies(&[("HTTP_PROXY", "plain:1"), ("https_proxy", "https://u:p%40@tls:2")]).unwrap();
         let find = |uri: &str| both.find(&uri.parse().unwrap()).map(|it| it.uri.to_string());
         assert_eq!(find("http://r.io/").as_deref(), Some("http://plain:1/"));
-        assert_eq!(find("https://r.io/").as_deref(), Some("http://tls:2/"));
+        assert_eq!(find("https://r.io/").as_deref(), Some("https://tls:2/"));
         assert_eq!(find("http://127.0.0.1:5000/"), None);
         assert_eq!(find("https://localhost/"), None);
         let proxy = both.find(&"https://r.io".parse().unwrap()).unwrap();
@@ -219,7 +221,7 @@ mod tests {
 
     #[test]
     fn what_is_no_proxy_is_named_without_its_password() {
-        let error = proxies(&[("HTTPS_PROXY", "https://u:secret@p:1")]).unwrap_err().to_string();
-        assert_eq!(error, "HTTPS_PROXY: only proxies that speak plain HTTP or SOCKS5 are known");
+        let error = proxies(&[("HTTPS_PROXY", "ftp://u:secret@p:1")]).unwrap_err().to_string();
+        assert_eq!(error, "HTTPS_PROXY: only proxies that speak HTTP, HTTPS or SOCKS5 are known");
     }
 }

@@ -16,11 +16,12 @@ use std::{
 use content::{Memory, Store};
 use diff::{Apply, BEFORE_PARENT, Compare, Differ, NEEDS_PARENT, Ordered, Walking};
 use metadata::{Backends, Db};
-use mount::{Activate, Activator, Manager, Mount, Temporary};
+use mount::{Activate, Activator, Manager, Mount, UnmountFlags};
 use snapshots::{
     Blockfile, BlockfileOptions, Btrfs, Capability, Commit, Erofs, ErofsOptions, Native, Options,
     Overlay, Snapshotter,
 };
+use tempfile::TempDir;
 use types::{Any, Descriptor, Kind, Labels, media_types};
 
 use super::{
@@ -84,11 +85,13 @@ impl Bench {
                 Err(error) if error.kind() == Kind::Unimplemented => (mounts.to_vec(), false),
                 info => (info.unwrap().system, true),
             };
-        let mounted = Temporary::mount(&mounts, &self.work).unwrap();
-        let outcome = act(mounted.path());
-        mounted.close().unwrap();
+        let at = TempDir::new_in(&self.work).unwrap().keep();
+        mount::all(&mounts, &at).unwrap();
+        let outcome = act(&at);
+        patiently(async || mount::unmount_mounts(&mounts, &at, UnmountFlags::empty())).await;
+        fs_err::remove_dir(&at).unwrap();
         if is_managed {
-            self.manager.deactivate(&name).await.unwrap();
+            patiently(async || self.manager.deactivate(&name).await).await;
         }
         outcome
     }
@@ -204,6 +207,17 @@ impl Bench {
             self.round(seed).await;
         }
     }
+}
+
+/// Does what fails for as long as somebody has a file open below: a process that another test has just
+/// started may, until it runs its own program.
+async fn patiently(attempt: impl AsyncFn() -> types::Result<()>) {
+    for _ in 0..20 {
+        if attempt().await.is_ok() {
+            return;
+        }
+    }
+    attempt().await.unwrap();
 }
 
 /// Makes random changes, and tells what is there then.

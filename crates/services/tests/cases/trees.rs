@@ -34,6 +34,10 @@ impl Chance {
         self.next() % limit
     }
 
+    pub(crate) fn index(&mut self, limit: usize) -> usize {
+        self.below(limit as u64) as usize
+    }
+
     fn of<T: Copy>(&mut self, all: &[T]) -> T {
         all[self.below(all.len() as u64) as usize]
     }
