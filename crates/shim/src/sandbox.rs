@@ -7,7 +7,7 @@
 use std::{
     process,
     sync::{Arc, Mutex, PoisonError},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use api::containerd::{
@@ -31,6 +31,8 @@ use crate::{
 
 /// How a sandbox is that can be used.
 const READY: &str = "SANDBOX_READY";
+/// How long the connection stays after the answer to who ended the sandbox.
+const LINGER: Duration = Duration::from_millis(50);
 
 /// The service. It is there from the start, and a sandbox once one is created.
 pub(crate) struct Sandbox {
@@ -64,6 +66,18 @@ impl Sandbox {
         }
     }
 
+    /// Ends the shim, but not before its answer has been read.
+    ///
+    /// Compat: Go's client takes an answer that it finds beside the end of the connection for one
+    /// that never came, every other time, and its daemon then fails the call ("ttrpc: closed").
+    fn leave(&self) {
+        let stop = self.stop.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(LINGER).await;
+            stop.now();
+        });
+    }
+
     async fn wait(&self) -> WaitSandboxResponse {
         self.stop.asked().await;
         WaitSandboxResponse { exit_status: 0, exited_at: Some(SystemTime::now().into()) }
@@ -87,7 +101,7 @@ impl Service for Sandbox {
             }
             "StopSandbox" => {
                 decode::<StopSandboxRequest>(payload)?;
-                self.stop.now();
+                self.leave();
                 encode(Ok(StopSandboxResponse {}))
             }
             "WaitSandbox" => {
@@ -101,7 +115,7 @@ impl Service for Sandbox {
             }
             "ShutdownSandbox" => {
                 decode::<ShutdownSandboxRequest>(payload)?;
-                self.stop.now();
+                self.leave();
                 encode(Ok(ShutdownSandboxResponse {}))
             }
             "SandboxMetrics" => {
