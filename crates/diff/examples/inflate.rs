@@ -44,8 +44,8 @@ fn best(mut inflate: impl FnMut() -> io::Result<u64>) -> io::Result<Duration> {
 }
 
 fn report(name: &str, size: u64, took: Duration) {
-    let speed = (size as f64 / f64::from(1 << 20)) / took.as_secs_f64();
-    println!("  {name:8} {:6} ms {speed:6.0} MB/s", took.as_millis());
+    let speed = u128::from(size >> 20) * 1000 / took.as_millis().max(1);
+    println!("  {name:8} {:6} ms {speed:6} MB/s", took.as_millis());
 }
 
 fn ours(path: &str) -> io::Result<u64> {
