@@ -7,7 +7,6 @@
 #[cfg(test)]
 mod cases {
     mod codes;
-    mod disk;
     mod files;
     mod foreign;
     mod fuzz;

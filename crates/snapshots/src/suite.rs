@@ -17,6 +17,7 @@
 //! # }
 //! ```
 mod content;
+mod disk;
 mod keys;
 mod layers;
 mod listing;
@@ -34,6 +35,8 @@ use mount::{Mount, Temporary};
 use types::{Error, Filters, Kind as ErrorKind, Labels, Result};
 
 use crate::{Commit, Info, Snapshotter};
+
+pub use disk::{Disk, scratch};
 
 /// One thing that has to hold of a snapshotter. It panics where it does not.
 #[derive(Clone, Copy, Debug)]

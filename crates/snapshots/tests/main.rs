@@ -8,7 +8,6 @@ mod cases {
     mod btrfs;
     mod carried;
     mod crash;
-    mod disk;
     mod erofs;
     mod leftovers;
     mod overlay;

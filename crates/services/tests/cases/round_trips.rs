@@ -20,12 +20,12 @@ use mount::{Activate, Activator, Manager, Mount, UnmountFlags};
 use snapshots::{
     Blockfile, BlockfileOptions, Btrfs, Capability, Commit, Erofs, ErofsOptions, Native, Options,
     Overlay, Snapshotter,
+    suite::{Disk, scratch},
 };
 use tempfile::TempDir;
 use types::{Any, Descriptor, Kind, Labels, media_types};
 
 use super::{
-    disk::{Disk, scratch},
     trees::{Chance, Change, cut_times, listing},
     world::scope,
 };
@@ -243,7 +243,7 @@ fn same(got: &Tree, want: &Tree) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn overlays_come_back_from_their_layers() {
-    let Some(disk) = Disk::new("ext4") else { return };
+    let Some(disk) = Disk::new("ext4", &[], &[]) else { return };
     let root = disk.path();
     let overlay = Overlay::open(root.join("s"), Options::default()).unwrap();
     Bench::new(&root, overlay).await.rounds().await;
@@ -252,7 +252,7 @@ async fn overlays_come_back_from_their_layers() {
 /// Files whose names alone are in the upper directory, and directories that are only renamed there.
 #[tokio::test(flavor = "multi_thread")]
 async fn overlays_that_keep_data_below_come_back_from_their_layers() {
-    let Some(disk) = Disk::new("xfs") else { return };
+    let Some(disk) = Disk::new("xfs", &[], &[]) else { return };
     let root = disk.path();
     let mount_options = ["metacopy=on", "redirect_dir=on"].map(str::to_owned).to_vec();
     let options = Options { mount_options, ..Options::default() };
@@ -262,21 +262,21 @@ async fn overlays_that_keep_data_below_come_back_from_their_layers() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn copies_come_back_from_their_layers() {
-    let Some(disk) = Disk::new("ext4") else { return };
+    let Some(disk) = Disk::new("ext4", &[], &[]) else { return };
     let root = disk.path();
     Bench::new(&root, Native::open(root.join("s")).unwrap()).await.rounds().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn subvolumes_come_back_from_their_layers() {
-    let Some(disk) = Disk::new("btrfs") else { return };
+    let Some(disk) = Disk::new("btrfs", &[], &[]) else { return };
     let root = disk.path();
     Bench::new(&root, Btrfs::open(root.join("s")).unwrap()).await.rounds().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn images_of_blocks_come_back_from_their_layers() {
-    let Some(disk) = Disk::new("ext4") else { return };
+    let Some(disk) = Disk::new("ext4", &[], &[]) else { return };
     let root = disk.path();
     let Some(file) = scratch(&root, 16) else { return };
     let options = BlockfileOptions { scratch_file: Some(file), ..BlockfileOptions::default() };
@@ -285,7 +285,7 @@ async fn images_of_blocks_come_back_from_their_layers() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn images_that_cannot_change_come_back_from_their_layers() {
-    let Some(disk) = Disk::new("ext4") else { return };
+    let Some(disk) = Disk::new("ext4", &[], &[]) else { return };
     let root = disk.path();
     let erofs = Erofs::open(root.join("s"), ErofsOptions::default()).unwrap();
     Bench::new(&root, erofs).await.rounds().await;
@@ -293,7 +293,7 @@ async fn images_that_cannot_change_come_back_from_their_layers() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn images_over_images_come_back_from_their_layers() {
-    let Some(disk) = Disk::new("xfs") else { return };
+    let Some(disk) = Disk::new("xfs", &[], &[]) else { return };
     let root = disk.path();
     let options = ErofsOptions { default_size: 16 << 20, ..ErofsOptions::default() };
     let erofs = Erofs::open(root.join("s"), options).unwrap();

@@ -12,7 +12,7 @@ use ::records::suite::Keeper;
 use ::snapshots::{
     Blockfile, BlockfileOptions, Btrfs, Capability, Erofs, ErofsOptions, Native, Overlay,
     Snapshotter,
-    suite::{Manner, Mounted},
+    suite::{Disk, Manner, Mounted, scratch},
 };
 use metadata::{Backends, Db, Options};
 use services::{
@@ -22,10 +22,7 @@ use tempfile::TempDir;
 use tonic::service::Routes;
 use types::{Kind, Result};
 
-use super::{
-    disk::{Disk, scratch},
-    world::{Served, scope},
-};
+use super::world::{Served, scope};
 
 /// Keeps the servers of a suite until it is over.
 #[derive(Default)]
@@ -97,14 +94,14 @@ async fn snapshots_that_are_copies_are_kept_as_the_suite_says() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn snapshots_that_are_subvolumes_are_kept_as_the_suite_says() {
-    let Some(disk) = Disk::new("btrfs") else { return };
+    let Some(disk) = Disk::new("btrfs", &[], &[]) else { return };
     let manner = Manner { without: LONG, ..Manner::default() };
     hold(&disk.path(), manner, |root| Btrfs::open(root)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn snapshots_that_are_images_are_kept_as_the_suite_says() {
-    let Some(disk) = Disk::new("ext4") else { return };
+    let Some(disk) = Disk::new("ext4", &[], &[]) else { return };
     let Some(file) = scratch(&disk.path(), 8) else { return };
     let options = BlockfileOptions { scratch_file: Some(file), ..BlockfileOptions::default() };
     let manner = Manner { images: true, without: LONG, ..Manner::default() };
@@ -113,7 +110,7 @@ async fn snapshots_that_are_images_are_kept_as_the_suite_says() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn snapshots_over_images_are_kept_as_the_suite_says() {
-    let Some(disk) = Disk::new("ext4") else { return };
+    let Some(disk) = Disk::new("ext4", &[], &[]) else { return };
     // Version 1.5 of mkfs.erofs refuses names of 255 bytes.
     let manner = Manner {
         mount: |mounts, base| Ok(Box::new(Activated::mount(mounts, base)?)),

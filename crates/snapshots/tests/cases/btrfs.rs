@@ -5,7 +5,7 @@ use fs_err as fs;
 use snapshots::{Btrfs, Commit, MAX_SIZE_LABEL, Snapshotter};
 use types::{Kind, Labels};
 
-use super::disk::Disk;
+use snapshots::suite::Disk;
 
 #[test]
 fn a_root_that_is_not_btrfs_is_refused() {

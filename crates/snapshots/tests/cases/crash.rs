@@ -8,15 +8,13 @@ use futures_util::TryStreamExt;
 use mount::Mount;
 use snapshots::{
     Blockfile, BlockfileOptions, Btrfs, Commit, Erofs, ErofsOptions, Info, Kind, Native, Options,
-    Overlay, Snapshotter, suite::Manner,
+    Overlay, Snapshotter,
+    suite::{Disk, Manner, scratch},
 };
 use sys::{Exit, failpoint};
 use types::{Filters, Labels};
 
-use super::{
-    carried,
-    disk::{Disk, scratch},
-};
+use super::carried;
 
 /// What the process that is to be killed is told, as `<snapshotter> <directory>`.
 const ORDER: &str = "SNAPSHOTS_CRASH";

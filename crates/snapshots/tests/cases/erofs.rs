@@ -6,7 +6,8 @@ use rustix::fs::{IFlags, ioctl_getflags};
 use snapshots::{Commit, Erofs, ErofsOptions, MAX_SIZE_LABEL, Snapshotter, suite::Mounted};
 use types::{Kind, Labels};
 
-use super::{carried::Carried, disk::Disk};
+use super::carried::Carried;
+use snapshots::suite::Disk;
 
 fn open(root: &Path) -> Erofs {
     Erofs::open(root, ErofsOptions::default()).unwrap()

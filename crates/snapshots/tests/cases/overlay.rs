@@ -10,7 +10,7 @@ use snapshots::{
 };
 use types::{FieldMask, Filters, Kind, Labels};
 
-use super::disk::Disk;
+use snapshots::suite::Disk;
 
 #[tokio::test]
 async fn mounts_read_as_gos() {

@@ -6,7 +6,7 @@ use fs_err as fs;
 use snapshots::{Commit, MAX_SIZE_LABEL, Options, Overlay, Snapshotter};
 use types::Labels;
 
-use super::disk::Disk;
+use snapshots::suite::Disk;
 
 const LIMIT: u64 = 8 << 20;
 

@@ -3,14 +3,11 @@ use std::{path::Path, sync::Arc};
 
 use snapshots::{
     Blockfile, BlockfileOptions, Btrfs, Erofs, ErofsOptions, Native, Options, Overlay, Snapshotter,
-    suite::{self, Manner},
+    suite::{self, Disk, Manner, scratch},
 };
 use types::Result;
 
-use super::{
-    carried,
-    disk::{Disk, scratch},
-};
+use super::carried;
 
 /// The claim that takes longer than all others: once for each snapshotter is enough, and too much for
 /// those that copy or mount each layer.
