@@ -59,10 +59,19 @@ fn files_are_given_to_mapped_users(world: &mut World) -> Outcome {
         let map: Vec<&str> = told[2].split_whitespace().collect();
         assert_eq!(map, ["0", "200000", "65536"]);
     }
-    let busybox = world.daemon.snapshots()?.into_iter().map(|dir| dir.join("fs/bin/busybox"));
-    let owners: Vec<u32> = busybox.filter_map(|it| Some(it.metadata().ok()?.uid())).collect();
+    // What was made for them is kept by whoever runs on it, and collected after the last.
+    let (image, id) = (world.busybox()?, world.id("three"));
+    let run = ["run", "-d", "--null-io", "--uidmap", MAP, "--gidmap", MAP, &image, &id];
+    world.ctr.ok(run.into_iter().chain(["sleep", "1000"]))?;
+    let owners = owners(world)?;
     assert_eq!(owners.iter().filter(|&&uid| uid == 200_000).count(), 1, "{owners:?}");
-    Ok(())
+    world.ctr.remove(&id)
+}
+
+/// Who has the shell, in each snapshot that has its own.
+fn owners(world: &World) -> Outcome<Vec<u32>> {
+    let busybox = world.daemon.snapshots()?.into_iter().map(|dir| dir.join("fs/bin/busybox"));
+    Ok(busybox.filter_map(|it| Some(it.metadata().ok()?.uid())).collect())
 }
 
 fn owners_are_mapped_by_the_snapshotter(world: &mut World) -> Outcome {
@@ -70,9 +79,7 @@ fn owners_are_mapped_by_the_snapshotter(world: &mut World) -> Outcome {
     let told = mapped(world, "one", &["--remap-labels"], LOOK)?;
     assert_eq!(told[..2], ["0", "0:0"], "{told:?}");
     // Nothing was copied: all files are still those of the image.
-    let busybox = world.daemon.snapshots()?.into_iter().map(|dir| dir.join("fs/bin/busybox"));
-    let owners: Vec<u32> = busybox.filter_map(|it| Some(it.metadata().ok()?.uid())).collect();
-    assert_eq!(owners, [0]);
+    assert_eq!(owners(world)?, [0]);
     Ok(())
 }
 

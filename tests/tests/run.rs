@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Running containers to their end.
 
-use e2e::{Context, Image, Layer, Outcome, PATIENCE, Tar, World, for_each_shim};
+use e2e::{Context, Image, Layer, Outcome, PATIENCE, Tar, World, for_each_shim, wait};
 
 use crate::store::snapshots;
 
@@ -193,7 +193,11 @@ fn the_pid_is_written_to_a_file(world: &mut World) -> Outcome {
     let path = file.display().to_string();
     world.ctr.ok(["run", "-d", "--pid-file", &path, &image, &id, "sleep", "1000"])?;
     let pid = fs_err::read_to_string(&file)?;
-    let command = fs_err::read(format!("/proc/{}/cmdline", pid.trim()))?;
+    // It has none for a moment while it becomes its program.
+    let command = wait::until("the program", PATIENCE, || {
+        let words = fs_err::read(format!("/proc/{}/cmdline", pid.trim()))?;
+        Ok((!words.is_empty() && !words.starts_with(b"runc")).then_some(words))
+    })?;
     assert_eq!(command, b"sleep\x001000\x00");
     world.ctr.remove(&id)
 }

@@ -85,8 +85,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_parser_that_refuses_says_why() {
+        // Where the kernel has no AppArmor it says that instead.
         let error = parse(PARSER, "profile \"a\" { nonsense }").await.unwrap_err().to_string();
-        assert!(error.contains("parser error(") && error.contains("syntax error"), "{error}");
+        let reasons = ["syntax error", "unable to find a suitable fs"];
+        let has_reason = reasons.iter().any(|reason| error.contains(reason));
+        assert!(error.contains("parser error(") && has_reason, "{error}");
         let error = parse("/no/such/parser", "").await.unwrap_err();
         assert_eq!(error.kind(), Kind::FailedPrecondition);
     }

@@ -323,14 +323,15 @@ impl Audit<'_> {
         for ((_, key), node) in
             lacking.map(|(at, node)| (at.clone(), node.clone())).collect::<Vec<_>>()
         {
-            let is_there = backend.stat(&key).await.is_ok();
-            let state = if is_there { State::Kept } else { State::Missing };
-            // A commit that is under way has the name to itself, and may have been there already.
+            // A commit that is under way has the name to itself. One that ended while the backend was
+            // asked has brought what was not there, or taken the record along.
             let name = holds::Thing::Name(of.into(), node.namespace.to_string(), node.key.clone());
-            let is_changing = self.db.shared.holds.is_held(&name);
-            let state = if is_changing { State::Kept } else { state };
+            let is_there = backend.stat(&key).await.is_ok()
+                || self.db.shared.holds.is_held(&name)
+                || backend.stat(&key).await.is_ok();
+            let state = if is_there { State::Kept } else { State::Missing };
             let thing = self.known.thing(&node, 0, None);
-            if is_there || is_changing || self.still(SNAPSHOT, [of.to_owned(), key]).await? {
+            if is_there || self.still(SNAPSHOT, [of.to_owned(), key]).await? {
                 self.things.push(Thing { state, ..thing });
             }
         }
