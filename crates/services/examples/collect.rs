@@ -83,9 +83,12 @@ async fn work(socket: &str, images: &[String], until: Instant) -> Result<usize> 
     while let Some(done) = working.join_next().await {
         rounds += done.expect("no worker panics")?;
     }
+    let mut histograms = Vec::new();
     while let Some(histogram) = asking.join_next().await {
-        histogram.expect("nobody who asks panics")?.tell();
+        histograms.push(histogram.expect("nobody who asks panics")?);
     }
+    histograms.sort_by_key(|histogram| histogram.what);
+    histograms.iter().for_each(Histogram::tell);
     Ok(rounds)
 }
 
@@ -281,7 +284,11 @@ async fn pull(registry: &Registry, reference: &str, name: &str) -> Result<Pull> 
         metadata_only: false,
         manifest_limit: 0,
         all_metadata: false,
-        unpack: vec![Unpack { snapshotter: SNAPSHOTTER.into(), ..Unpack::default() }],
+        unpack: vec![Unpack {
+            snapshotter: SNAPSHOTTER.into(),
+            platform: Platform::host(),
+            ..Unpack::default()
+        }],
         discard_layers: false,
         labels: Labels::new(),
         concurrency: 0,
