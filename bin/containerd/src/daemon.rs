@@ -22,7 +22,11 @@ use metadata::{Backends, Collector, Db, Options, Scoped, Sharing};
 use mount::Activator;
 use runtime::{Shims, Tasks};
 use serde::Deserialize;
-use services::{introspection::Plugin, metrics::Calls, transfer::Registries};
+use services::{
+    introspection::Plugin,
+    metrics::{Calls, Collections},
+    transfer::Registries,
+};
 use snapshots::Snapshotter;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -71,6 +75,8 @@ pub(crate) struct Parts {
     pub(crate) registries: Registries,
     /// Which images are taken.
     pub(crate) trust: Arc<Trust>,
+    /// How garbage was collected so far.
+    pub(crate) collections: Arc<Collections>,
 }
 
 impl Daemon {
@@ -180,8 +186,15 @@ impl Daemon {
         let publisher = Some(exchange.clone() as _);
         // Where Go's containerd has it (`plugins/metadata/plugin.go`).
         let take_over = Some(config.root.join(format!("{}.bolt", kinds::METADATA)).join("meta.db"));
-        let options =
-            Options { sharing: self.sharing()?, publisher, take_over, ..Options::default() };
+        let collections = Arc::<Collections>::default();
+        let told = collections.clone();
+        let options = Options {
+            sharing: self.sharing()?,
+            publisher,
+            take_over,
+            on_collection: Some(Arc::new(move |took, went_well| told.add(took, went_well))),
+            ..Options::default()
+        };
         let path = store::database(&config.root);
         let opening = rebuild::open(&path, backends, options);
         let (db, _rebuilt) = within(config.open_timeout, opening).await.context(|| "metadata")?;
@@ -196,7 +209,18 @@ impl Daemon {
         let flights = Flights::default();
         let registries = distribution::registries(config)?;
         let trust = Arc::new(Trust::read(config, registries.clone())?);
-        Ok(Parts { db, exchange, shims, differs, sandboxers, proxies, flights, registries, trust })
+        Ok(Parts {
+            db,
+            exchange,
+            shims,
+            differs,
+            sandboxers,
+            proxies,
+            flights,
+            registries,
+            trust,
+            collections,
+        })
     }
 
     /// Mounts that were left are taken away before anything else can ask for them. What goes wrong
@@ -328,7 +352,12 @@ impl Daemon {
         let config = self.registry.config();
         let section: Section = config.section(&format!("{}.cgroups", kinds::MONITOR))?;
         let calls = Arc::new(Calls::new(config.grpc_histogram));
-        Ok(metrics::Source { shims: parts.shims.clone(), tasks: !section.no_prometheus, calls })
+        Ok(metrics::Source {
+            shims: parts.shims.clone(),
+            tasks: !section.no_prometheus,
+            calls,
+            collections: parts.collections.clone(),
+        })
     }
 
     /// All parts, those that are built by name and those that are always there.

@@ -11,7 +11,7 @@ use hyper::{
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use runtime::Shims;
-use services::metrics::{self, Calls, Page};
+use services::metrics::{self, Calls, Collections, Page};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
@@ -31,6 +31,8 @@ pub(crate) struct Source {
     pub(crate) tasks: bool,
     /// What was asked over gRPC.
     pub(crate) calls: Arc<Calls>,
+    /// How garbage was collected.
+    pub(crate) collections: Arc<Collections>,
 }
 
 /// Listens at `address`; nowhere when it is empty.
@@ -99,6 +101,7 @@ async fn page(source: &Source) -> Page {
     page.build(crate::VERSION, crate::revision());
     metrics::process(&mut page);
     source.calls.tell(&mut page);
+    source.collections.tell(&mut page);
     if source.tasks {
         source.shims.usage().await.iter().for_each(|usage| page.task(usage));
     }

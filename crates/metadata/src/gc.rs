@@ -161,7 +161,11 @@ async fn once(db: &Db) -> Result<Found> {
     let began = Instant::now();
     let before = std::mem::take(&mut *db.shared.signals.pressure());
     let outcome = metadata(db).await;
-    let number = note(db, began.elapsed());
+    let took = began.elapsed();
+    let number = note(db, took);
+    if let Some(tell) = &db.shared.on_collection {
+        tell(took, outcome.is_ok());
+    }
     db.shared.signals.changed.notify_one();
     let mut stats = match outcome {
         Ok(stats) => stats,

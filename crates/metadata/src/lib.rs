@@ -93,6 +93,9 @@ pub enum Sharing {
     Isolated,
 }
 
+/// Is told how long the database was searched for garbage, and whether that went well.
+pub type OnCollection = Arc<dyn Fn(Duration, bool) + Send + Sync>;
+
 /// How a database behaves.
 #[derive(Clone)]
 pub struct Options {
@@ -100,6 +103,8 @@ pub struct Options {
     pub sharing: Sharing,
     /// Where what happened is told.
     pub publisher: Option<Arc<dyn Publisher>>,
+    /// Who is told of every collection.
+    pub on_collection: Option<OnCollection>,
     /// How long a collection waits for a backend to remove what is garbage. One that takes longer
     /// goes on by itself.
     pub patience: Duration,
@@ -113,6 +118,7 @@ impl Default for Options {
         Self {
             sharing: Sharing::default(),
             publisher: None,
+            on_collection: None,
             patience: Duration::from_mins(1),
             take_over: None,
         }
@@ -143,6 +149,7 @@ struct Shared {
     backends: Backends,
     sharing: Sharing,
     turns: Turns,
+    on_collection: Option<OnCollection>,
     mounts: OnceLock<Arc<Activator>>,
     patience: Duration,
 }
@@ -186,6 +193,7 @@ impl Db {
                 backends,
                 sharing: options.sharing,
                 turns: Turns::default(),
+                on_collection: options.on_collection,
                 mounts: OnceLock::new(),
                 patience: options.patience,
             }),

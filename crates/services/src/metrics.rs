@@ -9,7 +9,9 @@
 #![expect(clippy::cast_precision_loss, reason = "all values of the format are of this type")]
 
 mod calls;
+mod collections;
 mod process;
+mod times;
 mod v1;
 mod v2;
 
@@ -20,6 +22,7 @@ use api::io::containerd::cgroups;
 use prost::{Message, Name};
 
 pub use calls::{Call, Calls, Messages};
+pub use collections::Collections;
 pub use process::process;
 
 /// The media type of the text.
@@ -122,7 +125,7 @@ fn labels(pairs: &[(&str, &str)]) -> String {
     let pair = |(name, value): &(&str, &str)| format!("{name}=\"{}\"", escaped(value));
     let mut pairs: Vec<_> = pairs.iter().map(pair).collect();
     pairs.sort();
-    format!("{{{}}}", pairs.join(","))
+    if pairs.is_empty() { String::new() } else { format!("{{{}}}", pairs.join(",")) }
 }
 
 fn escaped(value: &str) -> String {

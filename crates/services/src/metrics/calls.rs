@@ -12,13 +12,13 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use api::service::{EVENTS, METHODS, Method};
 use tonic::Code;
 
-use super::{Page, labels};
+use super::{Page, labels, times::Times};
 
 /// The codes in the order of their numbers, by Go's names.
 const CODES: [&str; 17] = [
@@ -41,21 +41,6 @@ const CODES: [&str; 17] = [
     "Unauthenticated",
 ];
 
-/// The most seconds that a call of each column took; whatever took longer is in the last one.
-const BOUNDS: [(&str, f64); 11] = [
-    ("0.005", 0.005),
-    ("0.01", 0.01),
-    ("0.025", 0.025),
-    ("0.05", 0.05),
-    ("0.1", 0.1),
-    ("0.25", 0.25),
-    ("0.5", 0.5),
-    ("1", 1.0),
-    ("2.5", 2.5),
-    ("5", 5.0),
-    ("10", 10.0),
-];
-
 /// What was asked of each method that the daemon serves. Those that nobody has asked are told of too,
 /// so that a first failure is seen to be one more than none.
 #[derive(Debug)]
@@ -71,8 +56,7 @@ struct Tally {
     handled: [AtomicU64; CODES.len()],
     received: AtomicU64,
     sent: AtomicU64,
-    columns: [AtomicU64; BOUNDS.len() + 1],
-    nanoseconds: AtomicU64,
+    times: Times,
 }
 
 impl Calls {
@@ -102,7 +86,9 @@ impl Calls {
         for tally in self.tallies.values() {
             tally.tell(page);
             if self.has_histogram {
-                tally.tell_times(page);
+                let help = "Histogram of response latency (seconds) of gRPC that had been \
+                            application-level handled by the server.";
+                tally.times.tell(page, "grpc_server_handling_seconds", help, &tally.own());
             }
         }
     }
@@ -116,12 +102,11 @@ impl Tally {
             handled: Default::default(),
             received: AtomicU64::default(),
             sent: AtomicU64::default(),
-            columns: Default::default(),
-            nanoseconds: AtomicU64::default(),
+            times: Times::default(),
         }
     }
 
-    fn labels(&self, more: &[(&str, &str)]) -> String {
+    fn own(&self) -> [(&'static str, &'static str); 3] {
         let Method { service, name, takes_many, gives_many } = self.method;
         let kind = match (takes_many, gives_many) {
             (false, false) => "unary",
@@ -129,8 +114,7 @@ impl Tally {
             (false, true) => "server_stream",
             (true, true) => "bidi_stream",
         };
-        let own = [("grpc_method", name), ("grpc_service", service), ("grpc_type", kind)];
-        labels(&[&own, more].concat())
+        [("grpc_method", name), ("grpc_service", service), ("grpc_type", kind)]
     }
 
     fn tell(&self, page: &mut Page) {
@@ -138,36 +122,18 @@ impl Tally {
             let value = value.load(Ordering::Relaxed) as f64;
             page.add(format!("grpc_server_{name}_total"), help, "counter", labels, value);
         };
-        let labels = || self.labels(&[]);
+        let labels = || labels(&self.own());
         add("started", "Total number of RPCs started on the server.", labels(), &self.started);
         for (code, count) in CODES.iter().zip(&self.handled) {
             let help =
                 "Total number of RPCs completed on the server, regardless of success or failure.";
-            add("handled", help, self.labels(&[("grpc_code", code)]), count);
+            let labels = super::labels(&[&self.own()[..], &[("grpc_code", code)]].concat());
+            add("handled", help, labels, count);
         }
         let help = "Total number of RPC stream messages received on the server.";
         add("msg_received", help, labels(), &self.received);
         let help = "Total number of gRPC stream messages sent by the server.";
         add("msg_sent", help, labels(), &self.sent);
-    }
-
-    /// A histogram is one family of three kinds of samples.
-    fn tell_times(&self, page: &mut Page) {
-        let mut add = |sample: &str, labels: String, value: f64| {
-            let help = "Histogram of response latency (seconds) of gRPC that had been \
-                        application-level handled by the server.";
-            let name = "grpc_server_handling_seconds";
-            page.add(name, help, "histogram", format!("_{sample}{labels}"), value);
-        };
-        let mut below = 0;
-        let bounds = BOUNDS.iter().map(|(text, _)| *text).chain(["+Inf"]);
-        for (bound, column) in bounds.zip(&self.columns) {
-            below += column.load(Ordering::Relaxed);
-            add("bucket", self.labels(&[("le", bound)]), below as f64);
-        }
-        let seconds = Duration::from_nanos(self.nanoseconds.load(Ordering::Relaxed)).as_secs_f64();
-        add("sum", self.labels(&[]), seconds);
-        add("count", self.labels(&[]), below as f64);
     }
 }
 
@@ -195,15 +161,10 @@ impl Call {
         if self.is_over.swap(true, Ordering::Relaxed) {
             return;
         }
-        let Tally { handled, columns, nanoseconds, .. } = &*self.tally;
-        if let Some(count) = handled.get(code as usize) {
+        if let Some(count) = self.tally.handled.get(code as usize) {
             count.fetch_add(1, Ordering::Relaxed);
         }
-        let took = self.began.elapsed();
-        let column = BOUNDS.iter().position(|(_, bound)| took.as_secs_f64() <= *bound);
-        columns[column.unwrap_or(BOUNDS.len())].fetch_add(1, Ordering::Relaxed);
-        let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-        nanoseconds.fetch_add(took, Ordering::Relaxed);
+        self.tally.times.add(self.began.elapsed());
     }
 }
 
