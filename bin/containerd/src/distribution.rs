@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the config and the environment say of registries.
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use ::registry::{
     Credentials, Directories, DockerConfig, Options, Proxies, Registry, Timeouts, Transfers,
@@ -137,6 +137,7 @@ impl Section {
         let parallel = self.max_concurrent_unpacks.map_or(0, |limit| limit.max(1));
         Ok(Unpacks {
             supported: supported.transpose()?,
+            natives: BTreeMap::from([("erofs".to_owned(), vec!["erofs".to_owned()])]),
             checks_platform: self.check_platform_supported,
             parallel,
             turns: turns(parallel).filter(|_| parallel > 1),
@@ -184,7 +185,7 @@ mod tests {
         let found = registries(&config(text)).unwrap();
         assert_eq!(found.directories, ["/a", "/b"].map(std::path::PathBuf::from));
         assert_eq!((found.downloads, found.uploads), (5, 3));
-        let Unpacks { supported, checks_platform, parallel, turns } = found.unpacks;
+        let Unpacks { supported, checks_platform, parallel, turns, .. } = found.unpacks;
         let native = Supported {
             platform: "linux/arm64".parse().unwrap(),
             snapshotter: "native".to_owned(),

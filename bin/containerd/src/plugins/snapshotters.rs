@@ -111,7 +111,10 @@ fn erofs(part: &Part<'_>) -> Result<Arc<dyn Snapshotter>> {
         set_immutable: section.set_immutable,
         enable_fsverity: section.enable_fsverity,
     };
-    Ok(told(part, Erofs::open(root(part, &section.root_path), options)?))
+    let erofs = Erofs::open(root(part, &section.root_path), options)?;
+    // Layers that are images already are mounted as they came.
+    part.os_features(["erofs"]);
+    Ok(told(part, erofs))
 }
 
 #[derive(Debug, Default, Deserialize)]
