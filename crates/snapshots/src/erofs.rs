@@ -14,7 +14,10 @@ use sys::failpoint;
 use types::{Context, Error, Result};
 
 use crate::{
-    Capability, Driver, Kind, Layered, Layers, Usage, id_map::inherit, overlay::Probe, quota, tree,
+    Capability, Driver, Kind, Layered, Layers, Usage,
+    id_map::{self, inherit},
+    overlay::Probe,
+    quota, tree,
 };
 
 /// Keeps each committed layer as one image that cannot change, and lays a directory over them.
@@ -50,6 +53,7 @@ pub struct ErofsOptions {
 #[derive(Debug)]
 pub struct ErofsDriver {
     options: ErofsOptions,
+    capabilities: Vec<Capability>,
     /// Where images are mounted while they are converted.
     scratch: PathBuf,
 }
@@ -64,18 +68,28 @@ impl Erofs {
         check_kernel()?;
         convert::check_program()?;
         fs::create_dir_all(&root)?;
+        let probe = Probe::new(&root)?;
         if options.default_size == 0 {
             // What it finds is not used: these are containerd's options, and no others.
-            Probe::new(&root)?.options(options.overlay_options.clone())?;
+            probe.options(options.overlay_options.clone())?;
         }
+        // Overlays and erofs learned to shift owners in the same release of Linux, 5.19.
+        let capabilities = capabilities(probe.shifts_ids(&options.overlay_options));
+        drop(probe);
         if options.enable_fsverity {
             check_verity(&root)?;
         }
         let scratch = root.join("scratch");
         tree::make_directory(&scratch, 0o700)?;
         mount::unmount_recursive(&scratch, mount::UnmountFlags::DETACH)?;
-        Self::with_driver(&root, ErofsDriver { options, scratch }, false)
+        Self::with_driver(&root, ErofsDriver { options, capabilities, scratch }, false)
     }
+}
+
+/// Files that cannot change cannot be given away: owners are shifted by mounts, or not at all.
+fn capabilities(shifts_ids: bool) -> Vec<Capability> {
+    let remap = shifts_ids.then_some(Capability::RemapIds);
+    [Capability::OnlyRemapIds].into_iter().chain(remap).chain([Capability::Rebase]).collect()
 }
 
 fn check_kernel() -> Result<()> {
@@ -99,7 +113,7 @@ fn check_verity(root: &Path) -> Result<()> {
 
 impl Driver for ErofsDriver {
     fn capabilities(&self) -> &[Capability] {
-        &[Capability::Rebase]
+        &self.capabilities
     }
 
     fn create(&self, layers: &Layers) -> Result<()> {
@@ -119,7 +133,9 @@ impl Driver for ErofsDriver {
     }
 
     fn plan(&self, layers: &Layers) -> Result<Vec<Mount>> {
-        plan::plan(layers, self.size(layers), &self.options.overlay_options)
+        let shifts = self.capabilities.contains(&Capability::RemapIds);
+        let shift = if shifts { id_map::options(&layers.labels) } else { Vec::new() };
+        plan::plan(layers, self.size(layers), &shift, &self.options.overlay_options)
     }
 
     fn content(&self, layers: &Layers) -> PathBuf {
