@@ -28,7 +28,8 @@ struct Section {
     docker_config: String,
     /// How many bytes a second all downloads may take together; 0 is no limit.
     max_download_bandwidth: u64,
-    /// The size of the pieces in which a large blob is uploaded; 0 sends it in one.
+    /// The size of the pieces in which a large blob is uploaded, in place of one stream that can go
+    /// on; 0 sends it in one request that cannot.
     upload_chunk_size: Option<u64>,
     /// How many bytes a second are progress.
     min_download_speed: Option<u64>,
@@ -150,6 +151,7 @@ impl Section {
             part: self.concurrent_layer_fetch_buffer,
             parts: self.max_concurrent_downloads.max(1),
             bandwidth: self.max_download_bandwidth,
+            upload_stream: self.upload_chunk_size.is_none(),
             upload_chunk: self.upload_chunk_size.unwrap_or(Transfers::default().upload_chunk),
         }
     }
@@ -196,6 +198,7 @@ mod tests {
         let transfers = section.transfers();
         assert_eq!((transfers.part, transfers.parts), (8 << 20, 5));
         assert_eq!(transfers.upload_chunk, Transfers::default().upload_chunk);
+        assert!(transfers.upload_stream);
     }
 
     fn section(keys: &str) -> Section {
@@ -209,8 +212,8 @@ mod tests {
                     next_host_delay = \"250ms\"\nreply_timeout = \"10s\"\nidle_timeout = \"1m30s\"\n\
                     commit_timeout = \"1h\"";
         let section = section(keys);
-        let Transfers { upload_chunk, bandwidth, .. } = section.transfers();
-        assert_eq!((upload_chunk, bandwidth), (1 << 20, 9));
+        let Transfers { upload_chunk, upload_stream, bandwidth, .. } = section.transfers();
+        assert_eq!((upload_chunk, upload_stream, bandwidth), (1 << 20, false, 9));
         let Timeouts { hedge, reply, idle, commit, slowest, .. } = section.timeouts().unwrap();
         assert_eq!((hedge, slowest), (Duration::from_millis(250), 5));
         assert_eq!((reply, idle), (Duration::from_secs(10), Duration::from_secs(90)));
