@@ -6,7 +6,11 @@ use e2e::{Image, Outcome, World, host, only_ours};
 
 use crate::store::blobs;
 
-only_ours!(an_image_of_native_layers_is_made_and_travels, of_both_kinds_each_takes_what_suits_it,);
+only_ours!(
+    an_image_of_native_layers_is_made_and_travels,
+    of_both_kinds_each_takes_what_suits_it,
+    layers_of_a_cache_are_neither_fetched_nor_unpacked,
+);
 
 const EROFS: [&str; 2] = ["--snapshotter", "erofs"];
 
@@ -102,6 +106,39 @@ fn of_both_kinds_each_takes_what_suits_it(world: &mut World) -> Outcome {
             runs(world, &EROFS, &both)?;
         }
         world.ctr.ok(["images", "rm", "--sync", &both])?;
+    }
+    Ok(())
+}
+
+fn layers_of_a_cache_are_neither_fetched_nor_unpacked(world: &mut World) -> Outcome {
+    if !can()? {
+        return Ok(());
+    }
+    let image = world.pull(&Image::three_layers()?, "tools/three:1")?;
+    let cache = world.daemon.home().join("cache").display().to_string();
+    world.ctr.ok(["images", "build-erofs-cache", &image, &cache])?;
+    world.ctr.ok(["images", "rm", "--sync", &image])?;
+    world.daemon.terminate()?;
+    let path = world.daemon.home().join("config.toml");
+    let section = "[plugins.\"io.containerd.snapshotter.v1.erofs\"]\nlayer_content_cache";
+    let config = format!("{}\n{section} = {cache:?}\n", fs_err::read_to_string(&path)?);
+    fs_err::write(&path, config)?;
+    world.daemon.restart()?;
+    let pull = [&["images", "pull", "--plain-http"], &EROFS[..], &[&image]].concat();
+    // A manifest and a config; and with a layer that is not cached, that one.
+    for blobs_here in [2, 3] {
+        world.ctr.ok(&pull)?;
+        assert_eq!(blobs(world)?.len(), blobs_here);
+        runs(world, &EROFS, &image)?;
+        world.ctr.ok(["images", "rm", "--sync", &image])?;
+        let top = &Image::three_layers()?.pack()?;
+        let config: serde_json::Value = serde_json::from_slice(&top.config.bytes)?;
+        let diff_id = config["rootfs"]["diff_ids"][2].as_str().unwrap_or_default();
+        let hex = diff_id.trim_start_matches("sha256:");
+        let cached = format!("{cache}/sha256/{}/{hex}.erofs", &hex[..2]);
+        if blobs_here == 2 {
+            fs_err::remove_file(cached)?;
+        }
     }
     Ok(())
 }

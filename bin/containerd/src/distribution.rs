@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the config and the environment say of registries.
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use ::registry::{
     Credentials, Directories, DockerConfig, Options, Proxies, Registry, Timeouts, Transfers,
@@ -138,6 +142,7 @@ impl Section {
         let parallel = self.max_concurrent_unpacks.map_or(0, |limit| limit.max(1));
         Ok(Unpacks {
             supported: supported.transpose()?,
+            remote: BTreeSet::new(),
             natives: BTreeMap::from([("erofs".to_owned(), vec!["erofs".to_owned()])]),
             checks_platform: self.check_platform_supported,
             parallel,

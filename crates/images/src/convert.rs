@@ -3,6 +3,7 @@
 //!
 //! What is inside of the layers stays the same, and so do diff IDs, configs and snapshots: a converted
 //! image is unpacked already if the original was. Only layers that become erofs images are others.
+mod cache;
 mod native;
 mod repack;
 
@@ -15,6 +16,7 @@ use types::{
     platform::Matcher,
 };
 
+pub use cache::cache;
 pub use native::Native;
 pub use repack::repack;
 

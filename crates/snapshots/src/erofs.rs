@@ -11,7 +11,10 @@ use fs_err as fs;
 use mount::Mount;
 use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
 use sys::failpoint;
-use types::{Context, Error, Result};
+use types::{
+    Context, Digest, Error, Labels, Result,
+    labels::{SNAPSHOT_DIFF_ID, SNAPSHOT_REF},
+};
 
 use crate::{
     Capability, Driver, Kind, Layered, Layers, Usage,
@@ -45,6 +48,9 @@ pub struct ErofsOptions {
     pub default_size: u64,
     /// Mark layers such that not even root changes them.
     pub set_immutable: bool,
+    /// A folder of layers that are images already, by their diff IDs. It is only read: what is there is
+    /// mounted from there, and need not be fetched or unpacked.
+    pub layer_content_cache: Option<PathBuf>,
     /// Seal layers with fs-verity, which finds out what a disk has changed.
     pub enable_fsverity: bool,
 }
@@ -126,6 +132,9 @@ impl Driver for ErofsDriver {
             inherit(&own, parent.as_deref(), &layers.labels)?;
         }
         if layers.kind == Kind::Active {
+            if let Some(cached) = self.cached(&layers.labels) {
+                fs::os::unix::fs::symlink(cached, blob(&layers.directory))?;
+            }
             tree::make_directory(&work(&layers.directory), 0o711)?;
             fs::File::create(layers.directory.join(".erofslayer"))?;
         }
@@ -167,6 +176,12 @@ impl Driver for ErofsDriver {
     /// one of ours, of a commit that did not come to pass, and is made again.
     fn seal(&self, layers: &Layers) -> Result<Usage> {
         let (directory, blob) = (&layers.directory, blob(&layers.directory));
+        if is_cached(directory) {
+            // It is whole, and somebody else's.
+            fs::metadata(&blob).context(|| "failed to find valid erofs layer blob")?;
+            tree::sync_directory(directory)?;
+            return Ok(Usage::default());
+        }
         if is_made_by_differ(directory)? {
             fs::File::open(&blob)?.sync_all()?;
         } else {
@@ -192,7 +207,7 @@ impl Driver for ErofsDriver {
         failpoint::reach("erofs.settle.image")?;
         tree::remove(&work(directory))?;
         tree::empty(&upper(directory))?;
-        if self.options.set_immutable {
+        if self.options.set_immutable && !is_cached(directory) {
             set_immutable(&blob(directory), true);
         }
         Ok(())
@@ -200,7 +215,7 @@ impl Driver for ErofsDriver {
 
     fn remove(&self, directory: &Path) -> Result<()> {
         let blob = blob(directory);
-        if blob.exists() {
+        if blob.exists() && !is_cached(directory) {
             set_immutable(&blob, false);
         }
         failpoint::reach("erofs.remove.mutable")?;
@@ -209,6 +224,19 @@ impl Driver for ErofsDriver {
 }
 
 impl ErofsDriver {
+    /// The image of the layer that a snapshot is prepared for, where there is one already (containerd
+    /// `plugins/snapshots/erofs/erofs.go`, `lookupCache`). One that cannot be read is none.
+    fn cached(&self, labels: &Labels) -> Option<PathBuf> {
+        let cache = self.options.layer_content_cache.as_ref()?;
+        labels.get(SNAPSHOT_REF)?;
+        let diff_id: Digest = labels.get(SNAPSHOT_DIFF_ID)?.parse().ok()?;
+        let (folder, hex) = (cache.join(diff_id.algorithm().name()), diff_id.hex());
+        let name = format!("{hex}.erofs");
+        // Containerd 2.4 has them all in one folder.
+        let found = [folder.join(&hex[..2]).join(&name), folder.join(&name)];
+        found.into_iter().find(|path| path.is_file())
+    }
+
     /// The size of the image that an active snapshot is written to, if it is one.
     fn size(&self, layers: &Layers) -> Option<u64> {
         if layers.kind != Kind::Active {
@@ -224,6 +252,11 @@ fn is_made_by_differ(directory: &Path) -> Result<bool> {
     Ok(blob(directory).try_exists()?
         && !image(directory).try_exists()?
         && tree::is_empty(&upper(directory))?)
+}
+
+/// Whether a snapshot's layer is in the cache.
+fn is_cached(directory: &Path) -> bool {
+    fs::symlink_metadata(blob(directory)).is_ok_and(|found| found.is_symlink())
 }
 
 /// A flag that a filesystem does not have, or that cannot be set here, is done without, as in

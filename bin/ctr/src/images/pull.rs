@@ -215,6 +215,7 @@ impl Pull {
         let unpack = |platform: &Platform| Unpack {
             snapshotter: snapshotter.clone(),
             platform: platform.clone(),
+            brings_layers: self.chosen.may_bring_layers(),
             ..Unpack::default()
         };
         let unpack = platforms.iter().map(unpack).collect();

@@ -10,7 +10,17 @@ use services::introspection;
 use super::{Chosen, DEFAULT};
 use crate::connection::Connection;
 
+/// The snapshotters that have no layer but what they are given.
+const LOCAL: [&str; 8] =
+    ["overlayfs", "native", "btrfs", "erofs", "blockfile", "devmapper", "zfs", "fuse-overlayfs"];
+
 impl Chosen {
+    /// Whether it may have layers without being given them, as those that fetch them when they are
+    /// read.
+    pub(crate) fn may_bring_layers(&self) -> bool {
+        !LOCAL.contains(&self.name())
+    }
+
     /// This machine, with what the snapshotter is able to besides.
     pub(crate) async fn platform(&self, connection: &Connection) -> Result<Platform> {
         let host = Platform::host();

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Where a transfer may unpack to.
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use ::client::Unpack;
 use api::containerd::types::transfer::UnpackConfiguration;
@@ -30,6 +33,9 @@ pub struct Unpacks {
     /// unpacked to, as containerd's own `unpack_config` has it (`plugins/transfer/
     /// plugin_defaults_linux.go`).
     pub natives: BTreeMap<String, Vec<String>>,
+    /// The snapshotters that may have layers without being given them, and so are asked before anything
+    /// is fetched for them.
+    pub remote: BTreeSet<String>,
     /// Whether the platform has to fit too, and not the snapshotter alone.
     pub checks_platform: bool,
     /// How many layers of one image are unpacked at once; 0 for one for each processor.
@@ -57,7 +63,14 @@ impl Unpacks {
                 let platform =
                     features.iter().fold(platform, |platform, it| platform.with_feature(it));
                 let (parallel, turns) = (self.parallel, self.turns.clone());
-                chosen.push(Unpack { snapshotter, platform, parallel, turns, ..Unpack::default() });
+                chosen.push(Unpack {
+                    brings_layers: self.remote.contains(&snapshotter),
+                    snapshotter,
+                    platform,
+                    parallel,
+                    turns,
+                    ..Unpack::default()
+                });
             }
         }
         if is_wanted && chosen.is_empty() {
@@ -117,6 +130,14 @@ mod tests {
         assert_eq!(platform(&native, "erofs"), "linux(+erofs)/amd64");
         assert_eq!(platform(&native, "native"), "linux/amd64");
         assert_eq!(platform(&only("linux(+erofs)/amd64", true), "native"), "linux(+erofs)/amd64");
+    }
+
+    #[test]
+    fn a_snapshotter_that_may_bring_layers_is_asked_first() {
+        let remote = BTreeSet::from(["lazy".to_owned()]);
+        let unpacks = Unpacks { remote, ..Unpacks::default() };
+        let asked = |name| unpacks.choose(wanted("linux/amd64", name)).unwrap()[0].brings_layers;
+        assert!(asked("lazy") && !asked("native"));
     }
 
     #[test]

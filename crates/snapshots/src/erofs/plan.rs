@@ -7,7 +7,7 @@ use fs_err as fs;
 use mount::Mount;
 use types::{Context, Result};
 
-use super::{blob, image, upper, work};
+use super::{blob, image, is_cached, upper, work};
 use crate::{Kind, Layers};
 
 /// Plans the mounts. `size` is that of the image which an active snapshot is written to, if it is one;
@@ -20,6 +20,8 @@ pub(super) fn plan(
 ) -> Result<Vec<Mount>> {
     let own = &layers.directory;
     match (layers.kind, layers.parents.as_slice()) {
+        // There is nothing to write: whoever unpacks sees that the layer is there.
+        (Kind::Active, _) if is_cached(own) => Ok(vec![layer(own)?]),
         (Kind::Active, []) => size.map_or_else(
             || Ok(vec![bind(&upper(own), "rw")]),
             |size| Ok(vec![writable(own, size), bind_of_image(own)?]),
