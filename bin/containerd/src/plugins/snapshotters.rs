@@ -114,7 +114,7 @@ fn erofs(part: &Part<'_>) -> Result<Arc<dyn Snapshotter>> {
         overlay_options: section.ovl_mount_options,
         default_size: size(&section.default_size)?,
         set_immutable: section.set_immutable,
-        layer_content_cache: given_path(section.layer_content_cache)?,
+        layer_content_cache: given_path(&section.layer_content_cache)?,
         enable_fsverity: section.enable_fsverity,
     };
     let erofs = Erofs::open(root(part, &section.root_path), options)?;
@@ -124,8 +124,8 @@ fn erofs(part: &Part<'_>) -> Result<Arc<dyn Snapshotter>> {
 }
 
 /// Links to what is in the folder are kept for long.
-fn given_path(path: String) -> Result<Option<PathBuf>> {
-    match path.as_str() {
+fn given_path(path: &str) -> Result<Option<PathBuf>> {
+    match path {
         "" => Ok(None),
         path if path.starts_with('/') => Ok(Some(path.into())),
         _ => Err(Error::invalid(format!("layer_content_cache {path:?}: not an absolute path"))),

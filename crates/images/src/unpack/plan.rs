@@ -174,7 +174,14 @@ mod tests {
         let rootfs = plan(&[blob], &[Digest::of("a")]).unwrap();
         let labels = rootfs.layers[0].labels();
         let keys: Vec<_> = labels.keys().map(String::as_str).collect();
-        assert_eq!(keys, ["containerd.io/snapshot.ref", "containerd.io/snapshot/remote/x"]);
+        assert_eq!(
+            keys,
+            [
+                "containerd.io/snapshot.ref",
+                "containerd.io/snapshot/diff-id",
+                "containerd.io/snapshot/remote/x"
+            ]
+        );
     }
 
     #[test]
