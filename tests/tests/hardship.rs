@@ -17,6 +17,7 @@ only_ours!(
     a_full_disk_is_told_and_got_over,
     a_container_outlives_its_root_filesystem,
     a_runtime_that_hangs_holds_up_only_its_own,
+    a_process_that_dies_while_it_is_created_is_told,
 );
 
 fn many_containers_leave_nothing(world: &mut World) -> Outcome {
@@ -180,4 +181,24 @@ fn a_runtime_that_hangs_holds_up_only_its_own(world: &mut World) -> Outcome {
     fs_err::remove_file(&flag)?;
     world.ctr.wait_for_state(&slow, "STOPPED", PATIENCE)?;
     world.ctr.remove(&slow)
+}
+
+/// Short of memory, the first process may be killed before the runtime has said which one it is
+/// (containerd's issue 9103).
+fn a_process_that_dies_while_it_is_created_is_told(world: &mut World) -> Outcome {
+    let image = world.busybox()?;
+    let program = world.daemon.home().join("tmp/killing/runc");
+    fs_err::create_dir(program.parent().expect("it is in a folder"))?;
+    let script = "#!/bin/sh\nrunc \"$@\" || exit\ncase \" $* \" in\n\
+        *\" create \"*) kill -KILL $(cat init.pid); sleep 0.5;;\nesac\n";
+    sys::program::install(&program, script.as_bytes())?;
+    let (program, id) = (program.display().to_string(), world.id("stillborn"));
+    let create = ["containers", "create", "--runc-binary", &program, &image, &id, "sleep", "1000"];
+    world.ctr.ok(create)?;
+    world.ctr.refused(["tasks", "start", "--null-io", "-d", &id], &["stopped"])?;
+    world.ctr.remove(&id)?;
+    // A shim that does not know of the end waits for it in vain when it deletes.
+    let log = world.daemon.log();
+    ensure!(!log.contains("did not end in time"), "{log}");
+    Ok(())
 }

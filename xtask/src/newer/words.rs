@@ -18,12 +18,6 @@ const WITHOUT: &[(&str, &str, &str)] = &[
     ("ctr", "pprof", "profiles of Go's runtime"),
     ("ctr shim", "pprof", "profiles of Go's runtime"),
     ("ctr", "install", "what a daemon runs is not changed by an image (docs/compat.md)"),
-    ("ctr run", "--apparmor-default-profile", "docs/compat.md"),
-    ("ctr run", "--blockio-config-file", "docs/compat.md"),
-    ("ctr run", "--blockio-class", "docs/compat.md"),
-    ("ctr containers create", "--apparmor-default-profile", "docs/compat.md"),
-    ("ctr containers create", "--blockio-config-file", "docs/compat.md"),
-    ("ctr containers create", "--blockio-class", "docs/compat.md"),
     ("ctr images mount", "*", "flags about registries and labels, which do nothing there"),
     ("ctr images unmount", "*", "flags about registries and labels, which do nothing there"),
 ];

@@ -48,6 +48,8 @@ pub(crate) async fn create(context: &Context, request: CreateTaskRequest) -> Res
     let mounts: Vec<_> = request.rootfs.iter().map(to_mount).collect();
     mount_rootfs(bundle, mounts.clone()).await?;
 
+    // The first process may be dead before it is known which one it is.
+    let _expecting = context.exits.expect();
     let created = begin(context, &request, options).await;
     if created.is_err() {
         unmount_rootfs(bundle, mounts).await;
@@ -87,8 +89,6 @@ async fn begin(context: &Context, request: &CreateTaskRequest, options: Options)
     };
     let runc = Runc::new(&options, bundle, &context.namespace);
     let mut init = Process::new(Role::Init, state, stdio);
-    // Kept until the exit is watched, which is after this has returned.
-    let _expecting = context.exits.expect();
     if is_fresh {
         let (pid, io) = run_create(context, &runc, &request.id, bundle, &options, &init).await?;
         init.born(pid);

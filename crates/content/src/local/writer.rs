@@ -234,6 +234,8 @@ impl Drop for Writer {
             if let Err(error) = left {
                 tracing::warn!(%error, "cannot write down the end of an ingest");
             }
+            // What was gathered reached the file later than it was accepted.
+            drop(sink.file().set_modified(updated));
             directory.set_updated(updated);
             drop(claim);
         };

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use types::{Digest, Kind};
 
@@ -87,7 +87,7 @@ fn check_status(status: &Status, offset: u64, total: u64) {
 
 /// Whether `time` is in between, give or take what file systems and the wire round off.
 fn about(time: SystemTime, from: SystemTime, to: SystemTime) -> bool {
-    let slack = std::time::Duration::from_millis(20);
+    let slack = Duration::from_millis(20);
     from - slack <= time && time <= to + slack
 }
 
@@ -118,12 +118,17 @@ async fn a_dropped_writer_leaves_its_ingest_to_be_resumed(store: &dyn Store) {
     let mut writer = open(store, "cb", expecting(&data)).await.expect("it opens");
     writer.write(data.slice(..128)).await.expect("it is written");
     let left = writer.status();
+    tokio::time::sleep(Duration::from_millis(50)).await;
     drop(writer);
 
     let mut writer = open(store, "cb", expecting(&data)).await.expect("it opens again");
     let found = writer.status();
     assert_eq!((found.offset, found.total), (128, 256));
     assert!(about(found.started_at, left.started_at, left.started_at));
+    assert!(
+        about(found.updated_at, left.updated_at, left.updated_at),
+        "that is when it was written"
+    );
     if let Some(so_far) = writer.digest() {
         assert_eq!(so_far, Digest::of(&data[..128]));
     }
