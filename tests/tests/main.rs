@@ -25,6 +25,7 @@ mod keeping;
 mod leases;
 
 mod namespaces;
+mod native;
 mod newer;
 mod observing;
 mod powercuts;

@@ -207,7 +207,8 @@ impl Daemon {
         let remote = proxies.sandboxers.clone();
         let sandboxers = Sandboxers::open(config, &db, &exchange, &shims, remote)?;
         let flights = Flights::default();
-        let registries = distribution::registries(config)?;
+        let mut registries = distribution::registries(config)?;
+        registries.unpacks.remote = plugins::bringing_layers(config, &proxies)?;
         let trust = Arc::new(Trust::read(config, registries.clone())?);
         Ok(Parts {
             db,

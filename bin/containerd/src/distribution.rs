@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the config and the environment say of registries.
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use ::registry::{
     Credentials, Directories, DockerConfig, Options, Proxies, Registry, Timeouts, Transfers,
@@ -28,7 +32,8 @@ struct Section {
     docker_config: String,
     /// How many bytes a second all downloads may take together; 0 is no limit.
     max_download_bandwidth: u64,
-    /// The size of the pieces in which a large blob is uploaded; 0 sends it in one.
+    /// The size of the pieces in which a large blob is uploaded, in place of one stream that can go
+    /// on; 0 sends it in one request that cannot.
     upload_chunk_size: Option<u64>,
     /// How many bytes a second are progress.
     min_download_speed: Option<u64>,
@@ -137,6 +142,8 @@ impl Section {
         let parallel = self.max_concurrent_unpacks.map_or(0, |limit| limit.max(1));
         Ok(Unpacks {
             supported: supported.transpose()?,
+            remote: BTreeSet::new(),
+            natives: BTreeMap::from([("erofs".to_owned(), vec!["erofs".to_owned()])]),
             checks_platform: self.check_platform_supported,
             parallel,
             turns: turns(parallel).filter(|_| parallel > 1),
@@ -149,6 +156,7 @@ impl Section {
             part: self.concurrent_layer_fetch_buffer,
             parts: self.max_concurrent_downloads.max(1),
             bandwidth: self.max_download_bandwidth,
+            upload_stream: self.upload_chunk_size.is_none(),
             upload_chunk: self.upload_chunk_size.unwrap_or(Transfers::default().upload_chunk),
         }
     }
@@ -184,7 +192,7 @@ mod tests {
         let found = registries(&config(text)).unwrap();
         assert_eq!(found.directories, ["/a", "/b"].map(std::path::PathBuf::from));
         assert_eq!((found.downloads, found.uploads), (5, 3));
-        let Unpacks { supported, checks_platform, parallel, turns } = found.unpacks;
+        let Unpacks { supported, checks_platform, parallel, turns, .. } = found.unpacks;
         let native = Supported {
             platform: "linux/arm64".parse().unwrap(),
             snapshotter: "native".to_owned(),
@@ -195,6 +203,7 @@ mod tests {
         let transfers = section.transfers();
         assert_eq!((transfers.part, transfers.parts), (8 << 20, 5));
         assert_eq!(transfers.upload_chunk, Transfers::default().upload_chunk);
+        assert!(transfers.upload_stream);
     }
 
     fn section(keys: &str) -> Section {
@@ -208,8 +217,8 @@ mod tests {
                     next_host_delay = \"250ms\"\nreply_timeout = \"10s\"\nidle_timeout = \"1m30s\"\n\
                     commit_timeout = \"1h\"";
         let section = section(keys);
-        let Transfers { upload_chunk, bandwidth, .. } = section.transfers();
-        assert_eq!((upload_chunk, bandwidth), (1 << 20, 9));
+        let Transfers { upload_chunk, upload_stream, bandwidth, .. } = section.transfers();
+        assert_eq!((upload_chunk, upload_stream, bandwidth), (1 << 20, false, 9));
         let Timeouts { hedge, reply, idle, commit, slowest, .. } = section.timeouts().unwrap();
         assert_eq!((hedge, slowest), (Duration::from_millis(250), 5));
         assert_eq!((reply, idle), (Duration::from_secs(10), Duration::from_secs(90)));

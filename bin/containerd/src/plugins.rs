@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a daemon is made of, unless somebody says otherwise: the one list to read.
+pub(crate) use snapshotters::bringing_layers;
+
 use std::sync::Arc;
 
 use content::{Local, Store};

@@ -43,6 +43,7 @@ struct Entry {
 struct Facts {
     exports: BTreeMap<String, String>,
     capabilities: Vec<String>,
+    features: Vec<String>,
 }
 
 /// What the constructor of a part may use.
@@ -85,6 +86,11 @@ impl Part<'_> {
     /// Tells what the part can do to whoever inspects the daemon.
     pub fn capabilities(&self, names: impl IntoIterator<Item = impl Into<String>>) {
         lock(self.facts).capabilities = names.into_iter().map(Into::into).collect();
+    }
+
+    /// Tells which features of an operating system images may ask for because of this part.
+    pub fn os_features(&self, names: impl IntoIterator<Item = impl Into<String>>) {
+        lock(self.facts).features = names.into_iter().map(Into::into).collect();
     }
 
     /// Another part, built now if it is not there yet.
@@ -168,11 +174,11 @@ impl Registry {
             Some(Err(fault)) => Some(fault.clone()),
             _ => None,
         });
-        let Facts { exports, capabilities } = lock(&entry.facts).clone();
+        let Facts { exports, capabilities, features } = lock(&entry.facts).clone();
         Plugin {
             kind: entry.kind.to_owned(),
             id: entry.key.1.to_owned(),
-            platforms: vec![Platform::host()],
+            platforms: platforms(&features),
             exports,
             capabilities,
             fault,
@@ -223,6 +229,12 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// This machine, and this machine with each of `features`.
+fn platforms(features: &[String]) -> Vec<Platform> {
+    let able = features.iter().map(|feature| Platform::host().with_feature(feature));
+    std::iter::once(Platform::host()).chain(able).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -246,6 +258,7 @@ mod tests {
         registry.add::<dyn Word>("k.v1", "inner", |_| Ok(word("inner")));
         registry.add::<dyn Word>("k.v1", "outer", |part| {
             part.capabilities(["speak"]);
+            part.os_features(["tongue"]);
             Ok(word(format!("outer({})", part.need::<dyn Word>("inner")?.say())))
         });
         registry
@@ -257,7 +270,10 @@ mod tests {
         assert_eq!(registry.get::<dyn Word>("outer").unwrap().say(), "outer(inner)");
         assert_eq!(registry.all::<dyn Word>().len(), 2);
         assert!(registry.get::<dyn Word>("none").err().unwrap().is_not_found());
-        assert_eq!(registry.inspect()[1].capabilities, ["speak"]);
+        let outer = registry.inspect().swap_remove(1);
+        assert_eq!(outer.capabilities, ["speak"]);
+        let able = Platform::host().with_feature("tongue");
+        assert_eq!(outer.platforms, [Platform::host(), able]);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `ctr images`.
+mod cache;
 mod check;
 mod convert;
 mod export;
@@ -40,6 +41,7 @@ pub(crate) enum Command {
     },
     /// Make an image otherwise
     Convert(convert::Convert),
+    BuildErofsCache(cache::BuildErofsCache),
     /// Export images into an archive
     Export(export::Export),
     /// Import images from an archive
@@ -120,6 +122,7 @@ impl Command {
             Self::Check(check) => check.run(connection).await,
             Self::List { quiet, filters } => list::run(connection, quiet, filters).await,
             Self::Convert(convert) => convert.run(connection).await,
+            Self::BuildErofsCache(build) => build.run(connection).await,
             Self::Export(export) => export.run(connection).await,
             Self::Import(import) => import.run(connection).await,
             Self::Mount(attach) => attach.run(connection).await,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `ctr snapshots`.
 mod layers;
+mod platforms;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -135,7 +136,7 @@ impl Command {
         let name = self.chosen.name();
         match self.action {
             Action::Diff(diff) => diff.run(connection, name).await,
-            Action::Unpack(unpack) => unpack.run(connection, name).await,
+            Action::Unpack(unpack) => unpack.run(connection, &self.chosen).await,
             action => action.run((connection.client().await?.snapshotters)(name)?).await,
         }
     }

@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
 };
 
-use content::Ingest;
+use content::{Ingest, Reader};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::sync::Semaphore;
 use types::{
@@ -144,19 +144,41 @@ impl Client {
             upload.truncate(0).await?;
             *offset = 0;
         }
-        while *offset < reader.size() {
-            let piece = reader.read_at(*offset, CHUNK).await?;
-            if piece.is_empty() {
-                let what = format!("content {} ends early", descriptor.digest);
-                return Err(Error::new(Kind::DataLoss, what));
+        loop {
+            let poured = pour(&*reader, &mut *upload, descriptor, meter, offset).await;
+            match poured {
+                // It says by itself when that was often enough.
+                Err(error) if error.kind() == Kind::Aborted => {
+                    *offset = upload.status().offset;
+                    meter.at(*offset);
+                    tracing::debug!(%error, "reading what is uploaded again");
+                }
+                outcome => return outcome,
             }
-            let further = *offset + piece.len() as u64;
-            upload.write(piece).await?;
-            *offset = further;
-            meter.at(further);
         }
-        finish(&mut *upload, descriptor).await
     }
+}
+
+/// Sends what is not yet sent, and ends the upload.
+async fn pour(
+    reader: &dyn Reader,
+    upload: &mut dyn Ingest,
+    descriptor: &Descriptor,
+    meter: &mut Meter,
+    offset: &mut u64,
+) -> Result<()> {
+    while *offset < reader.size() {
+        let piece = reader.read_at(*offset, CHUNK).await?;
+        if piece.is_empty() {
+            let what = format!("content {} ends early", descriptor.digest);
+            return Err(Error::new(Kind::DataLoss, what));
+        }
+        let further = *offset + piece.len() as u64;
+        upload.write(piece).await?;
+        *offset = further;
+        meter.at(further);
+    }
+    finish(upload, descriptor).await
 }
 
 async fn finish(upload: &mut dyn Ingest, descriptor: &Descriptor) -> Result<()> {

@@ -238,6 +238,9 @@ pub trait Ingest: Send {
     /// Appends `data`. An implementation may answer before the data is stored, and then tells of a
     /// failure at the next call.
     ///
+    /// Errors: `Aborted` where something that was accepted is lost, but not all: whoever can goes on
+    /// from `status().offset`, which is earlier now.
+    ///
     /// # Cancel safety
     ///
     /// `status().offset` tells whether the data was accepted.
@@ -250,8 +253,9 @@ pub trait Ingest: Send {
     /// expect), makes it durable, gives it its name and `labels`, and ends the ingest.
     ///
     /// Errors: `FailedPrecondition` when size or digest differ, and the ingest stays;
-    /// `AlreadyExists` when the blob is already there, and the ingest is gone. However it ends, this
-    /// writer is closed: whoever wants to go on opens the ingest again.
+    /// `AlreadyExists` when the blob is already there, and the ingest is gone; `Aborted` as for
+    /// [`Ingest::write`]. However else it ends, this writer is closed: whoever wants to go on opens the
+    /// ingest again.
     ///
     /// # Cancel safety
     ///

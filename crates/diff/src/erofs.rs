@@ -9,31 +9,28 @@
 //!
 //! Only snapshots of the erofs snapshotter are its business, which it tells by `.erofslayer` beside
 //! them; everything else is another differ's (containerd `plugins/diff/erofs`,
-//! `internal/erofsutils`).
+//! `internal/erofsutils`). An [`Imager`] makes native layers of archives, without any snapshotter.
+mod imager;
+mod mkfs;
+
 use std::{
-    io::{self, Read, Seek, Write},
+    io::{self, Read, Write},
     path::{Path, PathBuf},
-    process::Stdio,
-    sync::{Arc, OnceLock},
-    thread,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    sync::Arc,
 };
 
+use self::mkfs::{PROGRAM, image_of, takes_tar, uuid};
 use async_trait::async_trait;
 use bytes::Bytes;
 use content::{Expected, Store};
 use fs_err as fs;
 use mount::Mount;
-use sys::Command;
 use tokio::task::spawn_blocking;
 use types::{
     Algorithm, Context, Descriptor, Digest, Error, Hasher, Kind, Result, labels, media_types,
 };
 
 use crate::{Apply, Compare, Differ, inflate::Inflate, media, walking::unique_reference};
-
-/// The media type of native layers; `+zstd` behind it says that the blob is compressed besides.
-pub const EROFS_LAYER: &str = "application/vnd.erofs.layer.v1";
 
 /// What the snapshotter expects to find when a snapshot is committed.
 const IMAGE: &str = "layer.erofs";
@@ -48,12 +45,11 @@ const MARK: &str = ".erofslayer";
 const SUPERBLOCK: u64 = 1024;
 const MAGIC: [u8; 4] = [0xe2, 0xe1, 0xf5, 0xe0];
 
-/// The program that makes images, and how long it may take.
-const MKFS: &str = "mkfs.erofs";
-const PATIENCE: Duration = Duration::from_mins(10);
-
 /// How much is moved at a time.
 const BUFFER: usize = 256 * 1024;
+
+pub use self::imager::{Imager, Imaging};
+pub use types::media_types::EROFS_LAYER;
 
 /// Applies native layers and, where `mkfs.erofs` can, tar layers to snapshots of the erofs
 /// snapshotter; makes native layers of them.
@@ -175,18 +171,9 @@ impl Way {
             None if takes_tar() => {
                 Ok(Self::Tar { is_compressed: media::is_compressed(media_type)? })
             }
-            None => Err(Error::unimplemented(format!("{MKFS} without --tar for {media_type}"))),
+            None => Err(Error::unimplemented(format!("{PROGRAM} without --tar for {media_type}"))),
         }
     }
-}
-
-/// Whether `mkfs.erofs` is there and reads archives, as it does from version 1.7 on.
-fn takes_tar() -> bool {
-    static TAKES: OnceLock<bool> = OnceLock::new();
-    *TAKES.get_or_init(|| {
-        let asked = Command::new(MKFS).arg("--help").stdin(Stdio::null()).combined_output();
-        asked.is_ok_and(|said| String::from_utf8_lossy(&said.stdout).contains("--tar="))
-    })
 }
 
 /// The directory of the snapshot that `mounts` are of.
@@ -219,7 +206,9 @@ fn apply(
     let unfinished = directory.join(UNFINISHED);
     let made = match way {
         Way::Native { is_compressed } => native(reader, is_compressed, &unfinished),
-        Way::Tar { is_compressed } => convert(reader, is_compressed, &unfinished, options, uuid),
+        Way::Tar { is_compressed } => {
+            mkfs::convert(reader, is_compressed, &unfinished, options, uuid, None)
+        }
     };
     let finished = made.and_then(|made| {
         let image = fs::File::open(&unfinished)?;
@@ -279,88 +268,6 @@ fn from_io(error: io::Error) -> Error {
     error.downcast().unwrap_or_else(Error::from)
 }
 
-/// Has `mkfs.erofs` read an archive.
-fn convert(
-    reader: impl Read + Send,
-    is_compressed: bool,
-    path: &Path,
-    options: &[String],
-    uuid: &str,
-) -> Result<(Digest, u64)> {
-    let (input, mut feed) = io::pipe()?;
-    let own = ["--tar=f", "--aufs", "--quiet", "-Enoinline_data"].map(String::from);
-    let args = own.into_iter().chain(options.iter().cloned()).chain(["-U".into(), uuid.into()]);
-    thread::scope(|scope| {
-        let pouring =
-            thread::Builder::new().name("diff-feed".into()).spawn_scoped(scope, move || {
-                // A program that has read enough closes its end; what is left is hashed all the same.
-                let mut is_read = true;
-                pour(&mut inflated(reader, is_compressed)?, &mut |data| {
-                    is_read = is_read && feed.write_all(data).is_ok();
-                    Ok(())
-                })
-            })?;
-        let made = run(Command::new(MKFS).args(args).arg(path).stdin(input));
-        let poured = pouring.join().map_err(|_panic| Error::internal("hashing a layer"))?;
-        // A broken archive is why the program failed, if it did.
-        let poured = poured?;
-        made.map(|()| poured)
-    })
-}
-
-/// Makes an image of a directory in a file that has no name.
-fn image_of(directory: &Path, options: &[String], epoch: Option<SystemTime>) -> Result<fs::File> {
-    let folder =
-        directory.parent().ok_or_else(|| Error::invalid("snapshot without a directory"))?;
-    let path = folder.join("diff.erofs.part");
-    let mut args = vec!["--quiet".to_owned(), "-Enoinline_data".into()];
-    args.extend_from_slice(options);
-    if let Some(epoch) = epoch {
-        let seconds = epoch.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        // Without it the image would bear a random number of its own.
-        args.extend([format!("-T{seconds}"), "-U".into(), uuid(&Digest::of("erofs"))]);
-    }
-    let made = run(Command::new(MKFS).args(args).arg(&path).arg(directory).stdin(Stdio::null()));
-    let opened = made.and_then(|()| Ok(fs::File::open(&path)?));
-    drop(fs::remove_file(&path));
-    opened
-}
-
-/// Runs `mkfs.erofs`; what it said is the error.
-fn run(command: Command) -> Result<()> {
-    let mut said = fs::File::from_parts(
-        rustix::fs::memfd_create("mkfs", rustix::fs::MemfdFlags::CLOEXEC)
-            .map_err(io::Error::from)?
-            .into(),
-        "mkfs",
-    );
-    let (out, err) = (said.file().try_clone()?, said.file().try_clone()?);
-    let child = command.stdout(out).stderr(err).spawn();
-    let mut child = child.map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => Error::unimplemented(format!("{MKFS} is not installed")),
-        _ => Error::from(error),
-    })?;
-    let Some(exit) = child.wait_timeout(PATIENCE)? else {
-        child.kill(9)?;
-        child.wait()?;
-        return Err(Error::deadline(format!("{MKFS} did not end within {PATIENCE:?}")));
-    };
-    if exit.success() {
-        return Ok(());
-    }
-    let mut text = String::new();
-    said.rewind()?;
-    drop(said.read_to_string(&mut text));
-    Err(Error::said(Kind::Unknown, format!("erofs apply failed: {}: {exit}", text.trim())))
-}
-
-/// A number of the image's own that follows from the layer's digest (RFC 9562, version 8).
-fn uuid(digest: &Digest) -> String {
-    let text = digest.as_str().rsplit(':').next().unwrap_or_default();
-    let hex: String = text.chars().chain(std::iter::repeat('0')).take(32).collect();
-    format!("{}-{}-8{}-8{}-{}", &hex[..8], &hex[8..12], &hex[13..16], &hex[17..20], &hex[20..32])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -396,12 +303,6 @@ mod tests {
         for other in [vec![], vec![mount("ext4", &path("x"), &[])]] {
             assert_eq!(layer_of(&other).unwrap_err().kind(), Kind::Unimplemented);
         }
-    }
-
-    #[test]
-    fn a_number_follows_from_the_digest() {
-        let of = uuid(&Digest::of(""));
-        assert_eq!(of, "e3b0c442-98fc-8c14-8afb-f4c8996fb924");
     }
 
     #[test]

@@ -53,7 +53,7 @@ use types::{Any, Descriptor, Labels, Result};
 pub use apply::{Applied, Options, Target, Whiteouts, apply, apply_to_mounts};
 pub use arriving::Arriving;
 pub use compare::compare;
-pub use erofs::{EROFS_LAYER, Erofs};
+pub use erofs::{EROFS_LAYER, Erofs, Imager, Imaging};
 pub use inflate::packing;
 pub use ordered::Ordered;
 pub use processor::Processor;

@@ -2,7 +2,9 @@
 //! Images made otherwise: layers packed in another way, Docker's media types turned into OCI's.
 //!
 //! What is inside of the layers stays the same, and so do diff IDs, configs and snapshots: a converted
-//! image is unpacked already if the original was.
+//! image is unpacked already if the original was. Only layers that become erofs images are others.
+mod cache;
+mod native;
 mod repack;
 
 use content::{Expected, Store, blob};
@@ -14,10 +16,12 @@ use types::{
     platform::Matcher,
 };
 
+pub use cache::cache;
+pub use native::Native;
 pub use repack::repack;
 
 use crate::{
-    document::{Document, to_json},
+    document::{Document, Index, read_config, to_json},
     labels, tree,
 };
 
@@ -31,6 +35,10 @@ pub struct Convert {
     pub oci: bool,
     /// How layers are packed; as they are, if that is not said.
     pub packing: Option<Packing>,
+    /// How layers become erofs images, which takes OCI's media types; they do not, if that is not said.
+    pub native: Option<Native>,
+    /// Whether what is converted is added to what there is, in an index that has both.
+    pub append: bool,
     /// The platforms whose manifests are kept, none being all.
     pub platforms: Vec<Platform>,
 }
@@ -42,7 +50,35 @@ pub struct Convert {
 ///
 /// Errors: `NotFound` when a part of what is converted is not here.
 pub async fn convert(store: &dyn Store, image: &Descriptor, how: &Convert) -> Result<Descriptor> {
-    document(store, image, how, 0).await
+    let how = Convert { oci: how.oci || how.native.is_some(), ..how.clone() };
+    if how.append { append(store, image, how).await } else { document(store, image, &how, 0).await }
+}
+
+/// An index of what there is, as it is, and of what becomes of it. Who does not know the latter takes
+/// the former.
+async fn append(store: &dyn Store, image: &Descriptor, how: Convert) -> Result<Descriptor> {
+    let mut index = match tree::read(store, image).await? {
+        Some(Document::Index(index)) => *index,
+        Some(Document::Manifest(manifest)) => {
+            let platform = read_config(store, &manifest.config).await?.platform.normalized();
+            let only = Descriptor { platform: Some(platform), ..image.clone() };
+            Index { schema_version: 2, manifests: vec![only], ..Index::default() }
+        }
+        None => return Err(Error::invalid(format!("{} is no image", image.digest))),
+    };
+    how.keep_wanted(&mut index.manifests);
+    mt::INDEX.clone_into(&mut index.media_type);
+    for child in index.manifests.clone() {
+        let new = document(store, &child, &how, 1).await?;
+        let is_there = index.manifests.iter().any(|it| it.digest == new.digest);
+        // What only its description is other than would be there twice.
+        if !is_there && mt::is_manifest(&new.media_type) && new.platform != child.platform {
+            index.manifests.push(new);
+        }
+    }
+    let old = Descriptor { media_type: mt::INDEX.to_owned(), ..image.clone() };
+    let children = index.manifests.clone();
+    write(store, &old, &index, &children).await
 }
 
 fn document<'a>(
@@ -69,6 +105,12 @@ fn document<'a>(
             }
             Some(Document::Manifest(mut manifest)) => {
                 let before = manifest.clone();
+                let platform = match &how.native {
+                    Some(native) => {
+                        native::layers(store, &mut manifest, old.platform.as_ref(), native).await?
+                    }
+                    None => None,
+                };
                 manifest.config = how.described(manifest.config);
                 for layer in &mut manifest.layers {
                     *layer = how.described(self::layer(store, layer, how).await?);
@@ -77,7 +119,15 @@ fn document<'a>(
                 let is_same = manifest == before;
                 let mut children = vec![manifest.config.clone()];
                 children.extend_from_slice(&manifest.layers);
-                if is_same { old.clone() } else { write(store, old, &*manifest, &children).await? }
+                let mut new = if is_same {
+                    old.clone()
+                } else {
+                    write(store, old, &*manifest, &children).await?
+                };
+                if depth > 0 && platform.is_some() {
+                    new.platform = platform;
+                }
+                new
             }
             None => old.clone(),
         };

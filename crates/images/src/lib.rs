@@ -45,7 +45,7 @@ mod usage;
 pub use chain::{chain_id, chain_ids};
 pub use check::{Check, check, is_unpacked};
 pub use choose::{Chosen, Selection, choose, config, platforms, select};
-pub use convert::{Convert, convert, repack};
+pub use convert::{Convert, Native, cache, convert, repack};
 pub use document::{Config, Document, Index, MAX_SIZE, Manifest, RootFs, Run, read_config};
 pub use flights::{Flight, Flights};
 pub use media::{is_known_config, ref_key};

@@ -111,9 +111,7 @@ impl Unpacker {
     }
 
     fn can_chain_later(&self) -> bool {
-        self.parallel > 1
-            && !self.brings_layers
-            && self.snapshotter.capabilities().contains(&Capability::Rebase)
+        self.parallel > 1 && self.snapshotter.capabilities().contains(&Capability::Rebase)
     }
 
     /// Whether a layer is there, and so all below, and will stay for as long as the lease that we work

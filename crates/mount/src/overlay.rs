@@ -8,7 +8,10 @@
 //!   fsopen, one call per layer --kernel too old--> mount(2) with relative paths,
 //!                                                  on a thread that stands in their directory
 //! ```
-use std::{path::Path, path::PathBuf};
+use std::{
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
 
 use fs_err as fs;
 use types::{Error, Kind, Result};
@@ -38,22 +41,50 @@ fn mount_shifted(
     gids: &str,
 ) -> Result<()> {
     let lower = mount.lower_dirs();
-    let common = common_parent(&lower).ok_or_else(|| {
-        Error::said(
-            Kind::Unknown,
-            "failed to prepare idmapped overlay: lower directories have no common parent",
-        )
-    })?;
-    let tree = ShiftedTree::mount(Path::new(&common), uids, gids)
+    let copies = Copies::of(&lower, uids, gids)
         .map_err(|error| error.context("failed to prepare idmapped overlay"))?;
-    let shifted = lower.iter().map(|dir| {
-        let below = dir[common.len()..].trim_start_matches('/');
-        tree.path().join(below).to_string_lossy().into_owned()
-    });
+    let shifted = copies.dirs.iter().map(|dir| dir.to_string_lossy().into_owned());
     let mut options = options.clone();
     options.data.retain(|option| !option.starts_with("lowerdir="));
     options.data.push(format!("lowerdir={}", join(shifted)));
     mount_layers(mount, target, &options)
+}
+
+/// Directories whose owners are shifted, for as long as this lives.
+struct Copies {
+    dirs: Vec<PathBuf>,
+    _trees: Vec<ShiftedTree>,
+}
+
+impl Copies {
+    /// Copies what all of `lower` are in, once. Where some of them are filesystems of their own, as
+    /// erofs layers are, they would not come along: then each is copied.
+    fn of(lower: &[String], uids: &str, gids: &str) -> Result<Self> {
+        let copy = |dir: &str| ShiftedTree::mount(Path::new(dir), uids, gids);
+        match common_parent(lower) {
+            Some(common) if !has_mounts(&common, lower)? => {
+                let tree = copy(&common)?;
+                let below = |dir: &String| dir[common.len()..].trim_start_matches('/').to_owned();
+                let dirs = lower.iter().map(|dir| tree.path().join(below(dir))).collect();
+                Ok(Self { dirs, _trees: vec![tree] })
+            }
+            None if lower.is_empty() => {
+                Err(Error::said(Kind::Unknown, "there are no lower directories"))
+            }
+            _ => {
+                let trees = lower.iter().map(|dir| copy(dir)).collect::<Result<Vec<_>>>()?;
+                let dirs = trees.iter().map(|tree| tree.path().to_owned()).collect();
+                Ok(Self { dirs, _trees: trees })
+            }
+        }
+    }
+}
+
+/// Whether some of `dirs` are on other filesystems than `common`, which they are in.
+fn has_mounts(common: &str, dirs: &[String]) -> Result<bool> {
+    let device = fs::metadata(common)?.dev();
+    let is_other = |dir: &String| Ok(fs::metadata(dir)?.dev() != device);
+    dirs.iter().map(is_other).try_fold(false, |some, other: Result<bool>| Ok(some || other?))
 }
 
 fn mount_layers(mount: &Mount, target: &Path, options: &Options) -> Result<()> {

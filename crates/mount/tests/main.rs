@@ -334,6 +334,33 @@ fn an_id_mapped_overlay_shifts_the_owners_of_its_layers() {
     check_shifted_overlay(2);
 }
 
+/// Layers of erofs are mounts below the directory that they are all in: a copy of that directory has
+/// nothing where they are.
+#[test]
+fn an_id_mapped_overlay_shifts_layers_that_are_filesystems_of_their_own() {
+    in_private(|root| {
+        let [one_layer, other, upper, work, target] =
+            make_dirs(root, ["1", "2", "upper", "work", "target"]);
+        let kind = || "tmpfs".to_owned();
+        let source = kind();
+        let own = Mount { kind: kind(), source, target: String::new(), options: Vec::new() };
+        one(&own, &one_layer).unwrap();
+        for (layer, name) in [(&one_layer, "a"), (&other, "b")] {
+            fs::write(layer.join(name), "").unwrap();
+            chown(layer.join(name), Some(7), Some(7)).unwrap();
+        }
+        let lower = [&one_layer, &other].map(|dir| text(dir).to_owned());
+        let maps = ["uidmap=0:100000:65536", "gidmap=0:100000:65536"].map(str::to_owned);
+        let mount = Mount::overlay(&lower, Some((text(&upper), text(&work))), maps);
+        one(&mount, &target).unwrap();
+        for name in ["a", "b"] {
+            assert_eq!(fs::metadata(target.join(name)).unwrap().uid(), 100_007, "{name}");
+        }
+        unmount(&target, UnmountFlags::empty()).unwrap();
+        unmount(&one_layer, UnmountFlags::empty()).unwrap();
+    });
+}
+
 #[test]
 fn an_id_mapped_overlay_may_have_many_layers() {
     check_shifted_overlay(110);

@@ -27,14 +27,25 @@ pub struct Transfers {
     pub parts: usize,
     /// How many bytes a second all downloads may take together; 0 is no limit.
     pub bandwidth: u64,
-    /// The size of the pieces in which a large blob is uploaded. One piece is held for each upload,
+    /// Up to how many bytes a blob is held, and sent at once; and the size of the pieces in which a
+    /// larger one is uploaded where registries take no streams. One piece is held for each upload,
     /// and sent again when its connection breaks. 0 sends it in one piece, which cannot be.
     pub upload_chunk: u64,
+    /// Whether a large blob is uploaded in one stream, of which nothing is held: where it breaks,
+    /// whoever writes goes on from where the registry is.
+    pub upload_stream: bool,
 }
 
 impl Default for Transfers {
     fn default() -> Self {
-        Self { downloads: 0, part: 0, parts: 3, bandwidth: 0, upload_chunk: 8 << 20 }
+        Self {
+            downloads: 0,
+            part: 0,
+            parts: 3,
+            bandwidth: 0,
+            upload_chunk: 8 << 20,
+            upload_stream: true,
+        }
     }
 }
 

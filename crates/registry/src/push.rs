@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 mod chunks;
+mod place;
+mod stream;
 
 use std::{
     sync::Arc,
@@ -13,7 +15,10 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
 use types::{Descriptor, Digest, Error, Kind, Labels, Result, media_types};
 
-use self::chunks::{Chunks, Sent};
+use self::{
+    chunks::{Chunks, Sent},
+    stream::{Broken, Stream},
+};
 use crate::{
     Host, Shared, referrers, refusal,
     refusal::Failure,
@@ -85,7 +90,8 @@ fn is_manifest(descriptor: &Descriptor) -> bool {
 }
 
 impl Pusher {
-    /// How something is sent: at once if it is small, in chunks if registries are to have it so.
+    /// How something is sent: at once if it is small, else in one stream that can go on, or in chunks
+    /// if registries are to have it so.
     fn phase(&self, descriptor: &Descriptor, granted: Granted) -> Phase {
         let Granted { target, least } = granted;
         let wanted = self.shared().options.transfers.upload_chunk;
@@ -100,7 +106,16 @@ impl Pusher {
         if wanted == 0 {
             return Phase::Ready { target: with_digest(&target, digest) };
         }
+        if self.shared().options.transfers.upload_stream {
+            return Phase::Streamed(Stream::new(target, descriptor.size));
+        }
         Phase::Chunked(Chunks::new(target, chunk as usize))
+    }
+
+    /// How something large is sent where streams are not taken.
+    fn chunked(&self, granted: Granted) -> Phase {
+        let size = self.shared().options.transfers.upload_chunk.max(granted.least);
+        Phase::Chunked(Chunks::new(granted.target, size as usize))
     }
 
     /// Whether the registry has it already, and under the tag if it is to have one.
@@ -244,11 +259,15 @@ fn with_digest(target: &Target, digest: &Digest) -> Target {
 ///
 /// ```text
 ///  small: Holding --commit--> sent, and sent again if need be --> Over
-///  large: Chunked --commit--> Over
+///  large: Streamed --commit--> Over
+///            |  `-- broke: writes go on where the registry is
+///            `-- the registry takes no streams
+///                     v
+///         Chunked --commit--> Over
 ///            `-- the registry knows no chunks
 ///                     v
 ///         Ready --write--> Sending --commit--> Over
-///                             `-- broke --> Over --truncate(0)--> Chunked
+///                             `-- broke --> Over --truncate(0)--> Streamed
 /// ```
 struct Upload {
     pusher: Pusher,
@@ -259,6 +278,7 @@ struct Upload {
 
 enum Phase {
     Holding { target: Target, held: BytesMut },
+    Streamed(Stream),
     Chunked(Chunks),
     Ready { target: Target },
     Sending { pieces: mpsc::Sender<Bytes>, reply: Reply },
@@ -323,9 +343,8 @@ impl Ingest for Upload {
         }
         self.phase = Phase::Over;
         let granted = self.pusher.target(&self.descriptor).await?;
-        let known =
-            || Error::already_exists(format!("content {} on remote", self.descriptor.digest));
-        self.phase = self.pusher.phase(&self.descriptor, granted.ok_or_else(known)?);
+        let granted = granted.ok_or_else(|| self.known())?;
+        self.phase = self.pusher.phase(&self.descriptor, granted);
         self.status.offset = 0;
         Ok(())
     }
@@ -340,7 +359,7 @@ impl Ingest for Upload {
         if let Some(want) = expected.digest.filter(|want| *want != digest) {
             return Err(mismatch(&digest, &want));
         }
-        self.last_chunk().await?;
+        self.last_piece().await?;
         let commit = self.pusher.shared().transport.timeouts().commit;
         let mut manifest = Bytes::new();
         let answer = match std::mem::replace(&mut self.phase, Phase::Over) {
@@ -351,6 +370,7 @@ impl Ingest for Upload {
                 }
                 self.send(&target, held).await?
             }
+            Phase::Streamed(stream) => stream.finish(&self.pusher, &digest).await?,
             Phase::Chunked(chunks) => chunks.finish(&self.pusher, &digest).await?,
             Phase::Ready { target } => self.send(&target, Bytes::new()).await?,
             Phase::Sending { pieces, reply } => {
@@ -371,6 +391,13 @@ impl Ingest for Upload {
 impl Upload {
     /// Holds or sends the next piece.
     async fn put(&mut self, data: Bytes) -> Result<()> {
+        if let Phase::Streamed(stream) = &mut self.phase {
+            let sent = stream.write(&self.pusher, &self.descriptor.digest, data).await;
+            return match sent {
+                Ok(()) => Ok(()),
+                Err(broken) => Err(self.go_on(broken).await),
+            };
+        }
         if let Phase::Chunked(chunks) = &mut self.phase {
             if !chunks.hold(&data) {
                 return Ok(());
@@ -395,8 +422,43 @@ impl Upload {
         Ok(())
     }
 
-    /// Sends what of the last chunk is still held.
-    async fn last_chunk(&mut self) -> Result<()> {
+    /// Puts an upload that broke where it can be gone on with, and says so by `Aborted`.
+    async fn go_on(&mut self, broken: Broken) -> Error {
+        let (offset, error) = match broken {
+            Broken::At(offset, error) => (offset, error),
+            Broken::Refused(error) => match self.pusher.target(&self.descriptor).await {
+                Ok(Some(granted)) => {
+                    self.phase = self.pusher.chunked(granted);
+                    (0, error)
+                }
+                Ok(None) => return self.known(),
+                Err(worse) => return self.end(worse),
+            },
+            Broken::Over(error) => return self.end(error),
+        };
+        self.status.offset = offset;
+        let digest = &self.descriptor.digest;
+        Error::caused(Kind::Aborted, format!("upload of {digest} goes on at {offset}"), error)
+    }
+
+    fn end(&mut self, error: Error) -> Error {
+        self.phase = Phase::Over;
+        error
+    }
+
+    fn known(&self) -> Error {
+        Error::already_exists(format!("content {} on remote", self.descriptor.digest))
+    }
+
+    /// Sends what of the last chunk is still held, and waits until a stream has arrived.
+    async fn last_piece(&mut self) -> Result<()> {
+        if let Phase::Streamed(stream) = &mut self.phase {
+            let closed = stream.close(&self.pusher, &self.descriptor.digest).await;
+            return match closed {
+                Ok(()) => Ok(()),
+                Err(broken) => Err(self.go_on(broken).await),
+            };
+        }
         let Phase::Chunked(chunks) = &mut self.phase else { return Ok(()) };
         match chunks.send(&self.pusher).await? {
             Sent::Taken => Ok(()),
@@ -410,9 +472,8 @@ impl Upload {
             return Err(self.over());
         };
         let granted = self.pusher.target(&self.descriptor).await?;
-        let known =
-            || Error::already_exists(format!("content {} on remote", self.descriptor.digest));
-        let target = with_digest(&granted.ok_or_else(known)?.target, &self.descriptor.digest);
+        let granted = granted.ok_or_else(|| self.known())?;
+        let target = with_digest(&granted.target, &self.descriptor.digest);
         self.phase = Phase::Ready { target };
         Box::pin(self.put(chunks.into_held())).await
     }

@@ -16,7 +16,7 @@ use crate::{
 };
 
 fn client_with(upload_chunk: u64) -> Registry {
-    let transfers = Transfers { upload_chunk, ..Transfers::default() };
+    let transfers = Transfers { upload_chunk, upload_stream: false, ..Transfers::default() };
     Registry::new(Options { transfers, ..options() })
 }
 
@@ -122,7 +122,7 @@ async fn a_registry_that_forgot_an_upload_fails_it() {
 }
 
 /// Relays connections to `target`, the first of them only for so many bytes from the client.
-async fn cutting(target: String, after: u64) -> (String, tokio::task::JoinHandle<()>) {
+pub(crate) async fn cutting(target: String, after: u64) -> (String, tokio::task::JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let host = listener.local_addr().unwrap().to_string();
     let left = Arc::new(Mutex::new(Some(after)));
@@ -159,7 +159,11 @@ async fn an_upload_that_a_real_registry_lost_is_begun_anew() {
     let what = layer(&data);
     let registry = Registry::new(Options {
         hosts: registry::standard(true, registry::Tls::default()),
-        transfers: Transfers { upload_chunk: 2_000_000, ..Transfers::default() },
+        transfers: Transfers {
+            upload_chunk: 2_000_000,
+            upload_stream: false,
+            ..Transfers::default()
+        },
         ..options()
     });
     let mut upload = open(&registry, &format!("{relay}/a:1"), &what).await.unwrap();

@@ -12,6 +12,7 @@ mod proxies;
 mod pushing;
 mod referring;
 mod resolving;
+mod streams;
 mod tokens;
 
 use std::{sync::Arc, time::Duration};

@@ -11,10 +11,16 @@ use fs_err as fs;
 use mount::Mount;
 use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
 use sys::failpoint;
-use types::{Context, Error, Result};
+use types::{
+    Context, Digest, Error, Labels, Result,
+    labels::{SNAPSHOT_DIFF_ID, SNAPSHOT_REF},
+};
 
 use crate::{
-    Capability, Driver, Kind, Layered, Layers, Usage, id_map::inherit, overlay::Probe, quota, tree,
+    Capability, Driver, Kind, Layered, Layers, Usage,
+    id_map::{self, inherit},
+    overlay::Probe,
+    quota, tree,
 };
 
 /// Keeps each committed layer as one image that cannot change, and lays a directory over them.
@@ -42,6 +48,9 @@ pub struct ErofsOptions {
     pub default_size: u64,
     /// Mark layers such that not even root changes them.
     pub set_immutable: bool,
+    /// A folder of layers that are images already, by their diff IDs. It is only read: what is there is
+    /// mounted from there, and need not be fetched or unpacked.
+    pub layer_content_cache: Option<PathBuf>,
     /// Seal layers with fs-verity, which finds out what a disk has changed.
     pub enable_fsverity: bool,
 }
@@ -50,6 +59,7 @@ pub struct ErofsOptions {
 #[derive(Debug)]
 pub struct ErofsDriver {
     options: ErofsOptions,
+    capabilities: Vec<Capability>,
     /// Where images are mounted while they are converted.
     scratch: PathBuf,
 }
@@ -64,18 +74,28 @@ impl Erofs {
         check_kernel()?;
         convert::check_program()?;
         fs::create_dir_all(&root)?;
+        let probe = Probe::new(&root)?;
         if options.default_size == 0 {
             // What it finds is not used: these are containerd's options, and no others.
-            Probe::new(&root)?.options(options.overlay_options.clone())?;
+            probe.options(options.overlay_options.clone())?;
         }
+        // Overlays and erofs learned to shift owners in the same release of Linux, 5.19.
+        let capabilities = capabilities(probe.shifts_ids(&options.overlay_options));
+        drop(probe);
         if options.enable_fsverity {
             check_verity(&root)?;
         }
         let scratch = root.join("scratch");
         tree::make_directory(&scratch, 0o700)?;
         mount::unmount_recursive(&scratch, mount::UnmountFlags::DETACH)?;
-        Self::with_driver(&root, ErofsDriver { options, scratch }, false)
+        Self::with_driver(&root, ErofsDriver { options, capabilities, scratch }, false)
     }
+}
+
+/// Files that cannot change cannot be given away: owners are shifted by mounts, or not at all.
+fn capabilities(shifts_ids: bool) -> Vec<Capability> {
+    let remap = shifts_ids.then_some(Capability::RemapIds);
+    [Capability::OnlyRemapIds].into_iter().chain(remap).chain([Capability::Rebase]).collect()
 }
 
 fn check_kernel() -> Result<()> {
@@ -99,7 +119,7 @@ fn check_verity(root: &Path) -> Result<()> {
 
 impl Driver for ErofsDriver {
     fn capabilities(&self) -> &[Capability] {
-        &[Capability::Rebase]
+        &self.capabilities
     }
 
     fn create(&self, layers: &Layers) -> Result<()> {
@@ -112,6 +132,9 @@ impl Driver for ErofsDriver {
             inherit(&own, parent.as_deref(), &layers.labels)?;
         }
         if layers.kind == Kind::Active {
+            if let Some(cached) = self.cached(&layers.labels) {
+                fs::os::unix::fs::symlink(cached, blob(&layers.directory))?;
+            }
             tree::make_directory(&work(&layers.directory), 0o711)?;
             fs::File::create(layers.directory.join(".erofslayer"))?;
         }
@@ -119,7 +142,9 @@ impl Driver for ErofsDriver {
     }
 
     fn plan(&self, layers: &Layers) -> Result<Vec<Mount>> {
-        plan::plan(layers, self.size(layers), &self.options.overlay_options)
+        let shifts = self.capabilities.contains(&Capability::RemapIds);
+        let shift = if shifts { id_map::options(&layers.labels) } else { Vec::new() };
+        plan::plan(layers, self.size(layers), &shift, &self.options.overlay_options)
     }
 
     fn content(&self, layers: &Layers) -> PathBuf {
@@ -151,6 +176,12 @@ impl Driver for ErofsDriver {
     /// one of ours, of a commit that did not come to pass, and is made again.
     fn seal(&self, layers: &Layers) -> Result<Usage> {
         let (directory, blob) = (&layers.directory, blob(&layers.directory));
+        if is_cached(directory) {
+            // It is whole, and somebody else's.
+            fs::metadata(&blob).context(|| "failed to find valid erofs layer blob")?;
+            tree::sync_directory(directory)?;
+            return Ok(Usage::default());
+        }
         if is_made_by_differ(directory)? {
             fs::File::open(&blob)?.sync_all()?;
         } else {
@@ -176,7 +207,7 @@ impl Driver for ErofsDriver {
         failpoint::reach("erofs.settle.image")?;
         tree::remove(&work(directory))?;
         tree::empty(&upper(directory))?;
-        if self.options.set_immutable {
+        if self.options.set_immutable && !is_cached(directory) {
             set_immutable(&blob(directory), true);
         }
         Ok(())
@@ -184,7 +215,7 @@ impl Driver for ErofsDriver {
 
     fn remove(&self, directory: &Path) -> Result<()> {
         let blob = blob(directory);
-        if blob.exists() {
+        if blob.exists() && !is_cached(directory) {
             set_immutable(&blob, false);
         }
         failpoint::reach("erofs.remove.mutable")?;
@@ -193,6 +224,19 @@ impl Driver for ErofsDriver {
 }
 
 impl ErofsDriver {
+    /// The image of the layer that a snapshot is prepared for, where there is one already (containerd
+    /// `plugins/snapshots/erofs/erofs.go`, `lookupCache`). One that cannot be read is none.
+    fn cached(&self, labels: &Labels) -> Option<PathBuf> {
+        let cache = self.options.layer_content_cache.as_ref()?;
+        labels.get(SNAPSHOT_REF)?;
+        let diff_id: Digest = labels.get(SNAPSHOT_DIFF_ID)?.parse().ok()?;
+        let (folder, hex) = (cache.join(diff_id.algorithm().name()), diff_id.hex());
+        let name = format!("{hex}.erofs");
+        // Containerd 2.4 has them all in one folder.
+        let found = [folder.join(&hex[..2]).join(&name), folder.join(&name)];
+        found.into_iter().find(|path| path.is_file())
+    }
+
     /// The size of the image that an active snapshot is written to, if it is one.
     fn size(&self, layers: &Layers) -> Option<u64> {
         if layers.kind != Kind::Active {
@@ -208,6 +252,11 @@ fn is_made_by_differ(directory: &Path) -> Result<bool> {
     Ok(blob(directory).try_exists()?
         && !image(directory).try_exists()?
         && tree::is_empty(&upper(directory))?)
+}
+
+/// Whether a snapshot's layer is in the cache.
+fn is_cached(directory: &Path) -> bool {
+    fs::symlink_metadata(blob(directory)).is_ok_and(|found| found.is_symlink())
 }
 
 /// A flag that a filesystem does not have, or that cannot be set here, is done without, as in

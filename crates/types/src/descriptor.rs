@@ -69,6 +69,9 @@ pub mod media_types {
     pub const DOCKER_LAYER_GZIP: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
     /// Docker layer, tar in zstd.
     pub const DOCKER_LAYER_ZSTD: &str = "application/vnd.docker.image.rootfs.diff.tar.zstd";
+    /// A layer that is an erofs image, mounted as it is; `+zstd` behind it says that the blob is
+    /// compressed besides (containerd `core/images/mediatypes.go`).
+    pub const EROFS_LAYER: &str = "application/vnd.erofs.layer.v1";
     /// Docker manifest, schema 1, refused.
     pub const DOCKER_SCHEMA1: &str = "application/vnd.docker.distribution.manifest.v1+prettyjws";
 
@@ -89,8 +92,14 @@ pub mod media_types {
 
     /// Whether this is a filesystem layer, however compressed (non-distributable ones included).
     pub fn is_layer(media_type: &str) -> bool {
-        media_type.starts_with("application/vnd.oci.image.layer.")
+        is_erofs_layer(media_type)
+            || media_type.starts_with("application/vnd.oci.image.layer.")
             || media_type.starts_with("application/vnd.docker.image.rootfs.")
+    }
+
+    /// Whether this is a layer that is an erofs image.
+    pub fn is_erofs_layer(media_type: &str) -> bool {
+        media_type.split('+').next() == Some(EROFS_LAYER)
     }
 
     /// Whether registries are asked not to hand this layer on.

@@ -35,6 +35,14 @@ pub const DEFAULT_SNAPSHOTTER: &str = "containerd.io/defaults/snapshotter";
 /// On a call to prepare: the name under which the layer will be committed.
 pub const SNAPSHOT_REF: &str = "containerd.io/snapshot.ref";
 
+/// Tells a snapshotter which layer it is asked to prepare, by its diff ID (containerd
+/// `core/unpack/unpacker.go`).
+pub const SNAPSHOT_DIFF_ID: &str = "containerd.io/snapshot/diff-id";
+
+/// Tells a snapshotter over which layer a snapshot will be committed, which may be prepared over
+/// nothing (containerd `core/unpack/unpacker.go`).
+pub const SNAPSHOT_PARENT: &str = "containerd.io/snapshot/parent-chain-id";
+
 /// Refuses a label whose key and value are longer than 4096 bytes together.
 pub fn validate(key: &str, value: &str) -> Result<()> {
     let total = key.len() + value.len();

@@ -21,7 +21,7 @@ pub struct Platform {
     /// The version of the operating system.
     #[serde(default, rename = "os.version", skip_serializing_if = "String::is_empty")]
     pub os_version: String,
-    /// Features of the operating system that are needed.
+    /// Features of the operating system that are needed, or of a host, that are there: `erofs`.
     #[serde(default, rename = "os.features", skip_serializing_if = "Vec::is_empty")]
     pub os_features: Vec<String>,
 }
@@ -36,6 +36,13 @@ impl Platform {
             ..Self::default()
         }
         .normalized()
+    }
+
+    /// The same platform with a feature of the operating system: `linux(+erofs)/amd64`.
+    #[must_use]
+    pub fn with_feature(mut self, feature: &str) -> Self {
+        self.os_features.push(feature.to_owned());
+        self.normalized()
     }
 
     /// The platform that this program was built for.
@@ -57,7 +64,8 @@ impl Platform {
             ("i386" | "x86", _) => ("386", ""),
             ("x86_64" | "x86-64" | "amd64", "v1") => ("amd64", ""),
             ("x86_64" | "x86-64", variant) => ("amd64", variant),
-            ("aarch64" | "arm64", "8" | "v8") => ("arm64", ""),
+            ("aarch64" | "arm64", "8" | "v8" | "v8.0") => ("arm64", ""),
+            ("aarch64" | "arm64", "9" | "9.0" | "v9.0") => ("arm64", "v9"),
             ("aarch64", variant) => ("arm64", variant),
             ("armhf", _) | ("arm", "" | "7") => ("arm", "v7"),
             ("armel", _) | ("arm", "6") => ("arm", "v6"),
@@ -67,16 +75,34 @@ impl Platform {
             other => other,
         };
         (self.architecture, self.variant) = (architecture.to_owned(), variant.to_owned());
+        self.os_features.retain(|feature| !feature.is_empty());
+        self.os_features.sort_unstable();
+        self.os_features.dedup();
         self
     }
 
-    fn matches(&self, other: &Self) -> bool {
+    /// How many of the features that this platform has are of no use to `other`; `None` when `other`
+    /// does not run on it: because it is for something else, or needs a feature that is not there
+    /// (github.com/containerd/platforms, `NewMatcher` and `Less`).
+    fn spare(&self, other: &Self) -> Option<usize> {
         let other = other.clone().normalized();
-        self.os == other.os
+        let fits = self.os == other.os
             && self.architecture == other.architecture
             && self.variant == other.variant
-            && (self.os_version.is_empty() || self.os_version == other.os_version)
-            && other.os_features.iter().all(|feature| self.os_features.contains(feature))
+            && self.has_version(&other.os_version)
+            && other.os_features.iter().all(|feature| self.os_features.contains(feature));
+        fits.then(|| self.os_features.len() - other.os_features.len())
+    }
+
+    /// Only Windows runs nothing but what was made for its own build.
+    fn has_version(&self, version: &str) -> bool {
+        let build = |version: &str| -> Vec<String> {
+            version.split('.').take(3).map(str::to_owned).collect()
+        };
+        self.os != "windows"
+            || self.os_version.is_empty()
+            || version.is_empty()
+            || build(&self.os_version) == build(version)
     }
 
     /// This platform and those whose programs it also runs, best first.
@@ -108,7 +134,7 @@ fn amd64_variant(level: u8) -> String {
     if level == 1 { String::new() } else { format!("v{level}") }
 }
 
-/// The 64-bit ARM variants that `variant` includes: v9.x includes v8.(x+5)
+/// The 64-bit ARM variants that `variant` includes: v9.x includes v8.(x+5), up to v8.9
 /// (github.com/containerd/platforms, `compare.go`).
 fn arm64_below(variant: &str) -> Vec<String> {
     let (major, minor) = variant
@@ -124,7 +150,9 @@ fn arm64_below(variant: &str) -> Vec<String> {
     match major {
         "9" => {
             let nines = (0..minor).rev().map(|minor| name(9, minor));
-            nines.chain((0..=minor.saturating_add(5)).rev().map(|minor| name(8, minor))).collect()
+            nines
+                .chain((0..=minor.saturating_add(5).min(9)).rev().map(|minor| name(8, minor)))
+                .collect()
         }
         "8" => (0..minor).rev().map(|minor| name(8, minor)).collect(),
         _ => Vec::new(),
@@ -134,34 +162,76 @@ fn arm64_below(variant: &str) -> Vec<String> {
 impl FromStr for Platform {
     type Err = Error;
 
-    /// Reads `os/arch[/variant]`, `os(version)/arch`, or one of the two alone, completed by the host's.
+    /// Reads `os/arch[/variant]`, or one of the first two alone, completed by the host's. What is in
+    /// parentheses behind the system is its version and, each after a `+`, the features that are
+    /// needed: `windows(10.0.17763+win32k)/amd64`, `linux(+erofs)`.
     fn from_str(text: &str) -> Result<Self> {
         let bad = |why: &str| Error::invalid(format!("{text:?}: {why}"));
-        let parts: Vec<&str> = text.split('/').collect();
-        if parts.iter().any(|part| part.is_empty() || part.contains(['*', ' '])) {
+        let (before, parts): (&str, Vec<&str>) = {
+            let mut parts = text.split('/');
+            (parts.next().unwrap_or_default(), parts.collect())
+        };
+        let (os, version, features) =
+            split_os(before).ok_or_else(|| bad("not a system, or its version or features"))?;
+        if !is_word(os) || parts.iter().any(|part| !is_word(part)) {
             return Err(bad("not a platform: os/arch[/variant]"));
         }
         let host = Self::host();
-        let (os, version) = split_version(parts[0]);
         let platform = match parts.as_slice() {
-            [_] if is_known_os(os) => Self::new(os, &host.architecture, &host.variant),
-            [architecture] if is_known_architecture(architecture) => {
-                Self::new(&host.os, architecture, "")
-            }
-            [_] => return Err(bad("unknown operating system or architecture")),
-            [_, architecture] => Self::new(os, architecture, ""),
-            [_, architecture, variant] => Self::new(os, architecture, variant),
+            [] if is_known_os(os) => Self::new(os, &host.architecture, &host.variant),
+            [] if is_known_architecture(before) => Self::new(&host.os, before, ""),
+            [] => return Err(bad("unknown operating system or architecture")),
+            [architecture] => Self::new(os, architecture, ""),
+            [architecture, variant] => Self::new(os, architecture, variant),
             _ => return Err(bad("not a platform: os/arch[/variant]")),
         };
-        Ok(Self { os_version: version.to_owned(), ..platform })
+        Ok(Self { os_version: version, os_features: features, ..platform }.normalized())
     }
 }
 
-fn split_version(os: &str) -> (&str, &str) {
-    match os.split_once('(') {
-        Some((os, version)) => (os, version.trim_end_matches(')')),
-        None => (os, ""),
+fn is_word(part: &str) -> bool {
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
+    !part.is_empty() && part.chars().all(fits)
+}
+
+/// Takes `os(version+feature+feature)` apart; `None` if it is no such thing.
+fn split_os(text: &str) -> Option<(&str, String, Vec<String>)> {
+    let Some((os, options)) = text.split_once('(') else {
+        return Some((text, String::new(), Vec::new()));
+    };
+    let mut options = options.strip_suffix(')')?.split('+').map(decode);
+    let version = options.next().flatten()?;
+    let features = options.collect::<Option<Vec<_>>>()?;
+    Some((os, version, features))
+}
+
+/// What would be taken for something else in a version or a feature, and how it is written
+/// (github.com/containerd/platforms, `osOptionReplacer`).
+const ESCAPES: [(char, &str); 5] =
+    [('%', "%25"), ('+', "%2B"), ('(', "%28"), (')', "%29"), ('/', "%2F")];
+
+fn encode(option: &str) -> String {
+    option.chars().fold(String::new(), |mut text, c| {
+        match ESCAPES.iter().find(|(plain, _)| *plain == c) {
+            Some((_, escaped)) => text.push_str(escaped),
+            None => text.push(c),
+        }
+        text
+    })
+}
+
+fn decode(option: &str) -> Option<String> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-' | '%');
+    if !option.chars().all(fits) {
+        return None;
     }
+    let mut pieces = option.split('%');
+    let mut bytes = pieces.next().unwrap_or_default().as_bytes().to_vec();
+    for piece in pieces {
+        bytes.push(u8::from_str_radix(piece.get(..2)?, 16).ok()?);
+        bytes.extend_from_slice(&piece.as_bytes()[2..]);
+    }
+    String::from_utf8(bytes).ok()
 }
 
 fn is_known_os(os: &str) -> bool {
@@ -196,8 +266,12 @@ impl fmt::Display for Platform {
             return f.write_str("unknown");
         }
         f.write_str(&self.os)?;
-        if !self.os_version.is_empty() {
-            write!(f, "({})", self.os_version)?;
+        let mut features: Vec<_> = self.os_features.iter().filter(|it| !it.is_empty()).collect();
+        features.sort_unstable();
+        if !self.os_version.is_empty() || !features.is_empty() {
+            write!(f, "({}", encode(&self.os_version))?;
+            features.iter().try_for_each(|feature| write!(f, "+{}", encode(feature)))?;
+            f.write_str(")")?;
         }
         [&self.architecture, &self.variant]
             .into_iter()
@@ -234,12 +308,15 @@ impl Matcher {
         self.rank(platform).is_some()
     }
 
-    /// How well `platform` fits, 0 being best; `None` when it is not wanted.
+    /// How well `platform` fits, 0 being best; `None` when it is not wanted. Of two that are for the
+    /// same, the one that makes use of more features comes first.
     pub fn rank(&self, platform: &Platform) -> Option<usize> {
-        match &self.wanted {
-            None => Some(0),
-            Some(wanted) => wanted.iter().position(|want| want.matches(platform)),
-        }
+        let Some(wanted) = &self.wanted else { return Some(0) };
+        let most = wanted.iter().map(|want| want.os_features.len()).max().unwrap_or_default();
+        let found = wanted.iter().enumerate();
+        let mut ranks =
+            found.filter_map(|(at, want)| Some(at * (most + 1) + want.spare(platform)?));
+        ranks.next()
     }
 }
 
@@ -261,12 +338,46 @@ mod tests {
             ("linux/armel", "linux/arm/v6"),
             ("windows(10.0.17763)/amd64", "windows(10.0.17763)/amd64"),
             ("arm64", "linux/arm64"),
+            ("linux/arm64/v9.0", "linux/arm64/v9"),
+            ("linux(+erofs)/amd64", "linux(+erofs)/amd64"),
+            ("linux(+unsorted+erofs+erofs)/amd64", "linux(+erofs+unsorted)/amd64"),
+            (
+                "windows(10.0.17763%2Bbuild+win32k)/amd64",
+                "windows(10.0.17763%2Bbuild+win32k)/amd64",
+            ),
+            ("linux()/arm64", "linux/arm64"),
         ] {
             assert_eq!(platform(text).to_string(), want);
         }
-        for bad in ["", "linux/", "a/b/c/d", "nonsense", "linux/*"] {
+        let bad = ["", "linux/", "a/b/c/d", "nonsense", "linux/*", "linux(+erofs/amd64"];
+        for bad in bad.into_iter().chain(["linux(%2)/a", "linux(%ff)/a", "linux(a b)/a", "(+x)/a"])
+        {
             assert!(bad.parse::<Platform>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn what_needs_a_feature_runs_only_where_it_is_and_is_preferred_there() {
+        let (plain, native) = (platform("linux/amd64"), platform("linux(+erofs)/amd64"));
+        let able = Matcher::only(&native);
+        assert_eq!(able.rank(&native), Some(0));
+        assert!(able.rank(&plain) > Some(0));
+        assert!(able.rank(&platform("linux(+erofs)/386")) > able.rank(&plain));
+        for unable in [Matcher::only(&plain), Matcher::strict([plain.clone()])] {
+            assert!(unable.matches(&plain) && !unable.matches(&native));
+        }
+        let others = Matcher::only(&platform("linux(+erofs+gpu)/amd64"));
+        assert!(others.rank(&native) < others.rank(&plain));
+    }
+
+    #[test]
+    fn windows_alone_runs_only_what_is_made_for_its_build() {
+        let host = Matcher::only(&platform("windows(10.0.17763.1)/amd64"));
+        assert!(host.matches(&platform("windows/amd64")));
+        assert!(host.matches(&platform("windows(10.0.17763.99)/amd64")));
+        assert!(!host.matches(&platform("windows(10.0.20348.1)/amd64")));
+        let linux = Matcher::only(&platform("linux(6.1)/amd64"));
+        assert!(linux.matches(&platform("linux(5.4)/amd64")));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The snapshotters, and what the config may tell them: keys and defaults are those of containerd's
 //! `plugins/snapshots/*/plugin`. One that cannot work on its directory is listed with the reason.
-use std::{path::PathBuf, sync::Arc};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
 
 use serde::Deserialize;
 use snapshots::{
@@ -11,7 +11,11 @@ use snapshots::{
 use types::{Error, Kind, Result};
 
 use super::kinds::SNAPSHOTTER;
-use crate::registry::{Part, Registry};
+use crate::{
+    Config,
+    proxies::Proxies,
+    registry::{Part, Registry},
+};
 
 pub(super) fn add(registry: &mut Registry) {
     registry.add::<dyn Snapshotter>(SNAPSHOTTER, "overlayfs", overlayfs);
@@ -89,6 +93,7 @@ struct ErofsSection {
     set_immutable: bool,
     default_size: String,
     dmverity_mode: String,
+    layer_content_cache: String,
 }
 
 fn erofs(part: &Part<'_>) -> Result<Arc<dyn Snapshotter>> {
@@ -109,9 +114,29 @@ fn erofs(part: &Part<'_>) -> Result<Arc<dyn Snapshotter>> {
         overlay_options: section.ovl_mount_options,
         default_size: size(&section.default_size)?,
         set_immutable: section.set_immutable,
+        layer_content_cache: given_path(&section.layer_content_cache)?,
         enable_fsverity: section.enable_fsverity,
     };
-    Ok(told(part, Erofs::open(root(part, &section.root_path), options)?))
+    let erofs = Erofs::open(root(part, &section.root_path), options)?;
+    // Layers that are images already are mounted as they came.
+    part.os_features(["erofs"]);
+    Ok(told(part, erofs))
+}
+
+/// Links to what is in the folder are kept for long.
+fn given_path(path: &str) -> Result<Option<PathBuf>> {
+    match path {
+        "" => Ok(None),
+        path if path.starts_with('/') => Ok(Some(path.into())),
+        _ => Err(Error::invalid(format!("layer_content_cache {path:?}: not an absolute path"))),
+    }
+}
+
+/// The snapshotters that may have layers without being given them.
+pub(crate) fn bringing_layers(config: &Config, proxies: &Proxies) -> Result<BTreeSet<String>> {
+    let erofs: ErofsSection = config.section(&format!("{SNAPSHOTTER}.erofs"))?;
+    let cached = (!erofs.layer_content_cache.is_empty()).then(|| "erofs".to_owned());
+    Ok(proxies.snapshotters.keys().cloned().chain(cached).collect())
 }
 
 #[derive(Debug, Default, Deserialize)]

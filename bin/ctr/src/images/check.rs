@@ -33,7 +33,7 @@ impl Check {
         let mut outcome = Ok(());
         let mut table = Table::new(["REF", "TYPE", "DIGEST", "STATUS", "SIZE", "UNPACKED"]);
         for image in client.images.list(&Filters::parse(&self.filters)?).await? {
-            let (verdict, found) = self.judge(&client, &image).await;
+            let (verdict, found) = self.judge(connection, &client, &image).await;
             outcome = outcome.and(found);
             if self.quiet {
                 if verdict.is_complete && verdict.is_unpacked {
@@ -51,8 +51,14 @@ impl Check {
         outcome
     }
 
-    async fn judge(&self, client: &Client, image: &Image) -> (Verdict, Result<()>) {
-        let here = Platform::host();
+    async fn judge(
+        &self,
+        connection: &Connection,
+        client: &Client,
+        image: &Image,
+    ) -> (Verdict, Result<()>) {
+        let here = self.chosen.platform_of(connection, client, &image.target).await;
+        let here = here.unwrap_or_else(|_unknown| Platform::host());
         let checked = ::images::check(&*client.content, &image.target, &Matcher::only(&here)).await;
         let checked = checked.context(|| format!("unable to check {}", image.name));
         let unpacked = client.is_unpacked(&image.target, self.chosen.name(), &here).await;

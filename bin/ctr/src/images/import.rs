@@ -79,7 +79,10 @@ pub(crate) struct Import {
 }
 
 impl Import {
-    pub(crate) async fn run(self, connection: &Connection) -> Result<()> {
+    pub(crate) async fn run(mut self, connection: &Connection) -> Result<()> {
+        if self.platform.is_none() && !self.no_unpack {
+            self.platform = Some(self.chosen.platform(connection).await?);
+        }
         let display = Display::new();
         let saved = Saved::default();
         let outcome = self.import(connection, &display, &saved).await;

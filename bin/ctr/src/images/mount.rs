@@ -33,8 +33,8 @@ pub(crate) struct Attach {
     #[arg(long)]
     rw: bool,
     /// The platform of the image to mount
-    #[arg(long, value_name = "PLATFORM", default_value_t = Platform::host())]
-    platform: Platform,
+    #[arg(long, value_name = "PLATFORM")]
+    platform: Option<Platform>,
     /// Accepted for scripts: what is unpacked is always synced
     #[arg(long, hide = true)]
     sync_fs: bool,
@@ -49,7 +49,7 @@ impl Attach {
     pub(crate) async fn run(self, connection: &Connection) -> Result<()> {
         let plain = connection.client().await?;
         let is_ours = self.lease(&plain).await?;
-        let outcome = self.attach(&connection.leased(&self.target).await?).await;
+        let outcome = self.attach(connection, &connection.leased(&self.target).await?).await;
         if outcome.is_err() && is_ours {
             // The error tells more than that nobody could clean up: the lease expires.
             drop(plain.leases.delete(&self.target, Delete::default()).await);
@@ -71,12 +71,16 @@ impl Attach {
         }
     }
 
-    async fn attach(&self, client: &Client) -> Result<()> {
+    async fn attach(&self, connection: &Connection, client: &Client) -> Result<()> {
         let image = client.images.get(&self.reference).await?;
         let snapshotter = self.chosen.name().to_owned();
         let find = &client.snapshotters;
         let snapshots = find(&snapshotter)?;
-        let unpack = Unpack { snapshotter, platform: self.platform.clone(), ..Unpack::default() };
+        let platform = match &self.platform {
+            Some(platform) => platform.clone(),
+            None => self.chosen.platform_of(connection, client, &image.target).await?,
+        };
+        let unpack = Unpack { snapshotter, platform, ..Unpack::default() };
         let top = client.unpack(&image.target, &unpack).await;
         let top = top.context(|| "error unpacking image")?.map(|top| top.to_string());
         say!("{}", top.as_deref().unwrap_or_default());

@@ -62,12 +62,6 @@ impl Wanted {
         }
     }
 
-    /// The platforms to unpack. Of all, only this machine's can be run here.
-    fn unpacked(&self) -> Vec<Platform> {
-        let platforms = self.platforms();
-        if platforms.is_empty() { vec![Platform::host()] } else { platforms }
-    }
-
     /// Has the daemon fetch the image, or does so from here: where that was asked for, where the flags
     /// say what the daemon cannot be told, and where it knows no transfers.
     async fn fetch(&self, connection: &Connection, access: &Access, how: How) -> Result<Image> {
@@ -208,12 +202,20 @@ pub(crate) struct Pull {
 }
 
 impl Pull {
-    pub(crate) async fn run(self, connection: &Connection) -> Result<()> {
-        let platforms = self.wanted.unpacked();
+    pub(crate) async fn run(mut self, connection: &Connection) -> Result<()> {
+        // Of all platforms, only this machine's can be run here.
+        let platforms = match self.wanted.platform.as_slice() {
+            [] => vec![self.chosen.platform(connection).await?],
+            platforms => platforms.to_vec(),
+        };
+        if !self.wanted.all_platforms {
+            self.wanted.platform.clone_from(&platforms);
+        }
         let snapshotter = self.chosen.name().to_owned();
         let unpack = |platform: &Platform| Unpack {
             snapshotter: snapshotter.clone(),
             platform: platform.clone(),
+            brings_layers: self.chosen.may_bring_layers(),
             ..Unpack::default()
         };
         let unpack = platforms.iter().map(unpack).collect();

@@ -30,9 +30,9 @@ pub(crate) struct Flags {
     /// The sandbox to run in
     #[arg(long, value_name = "ID", default_value = "")]
     pub(super) sandbox: String,
-    /// The platform of the image to run
-    #[arg(long, default_value_t = Platform::host())]
-    pub(super) platform: Platform,
+    /// The platform of the image to run; this machine's, and what the snapshotter is able to besides
+    #[arg(long)]
+    pub(super) platform: Option<Platform>,
     /// A spec, as the runtime takes it, in place of what all other flags would make
     #[arg(long, short, value_name = "FILE", conflicts_with_all = ["rootfs", "snapshotter_label", "process", "isolation", "limits"])]
     pub(super) config: Option<PathBuf>,

@@ -9,7 +9,7 @@ use records::{Container, Image};
 use services::introspection;
 use snapshots::Snapshotter;
 use spec::{ImageConfig, Spec, Users};
-use types::{Context as _, Error, Filters, Labels, Result};
+use types::{Context as _, Error, Filters, Labels, Platform, Result};
 
 use super::{Named, apparmor, flags::Flags, remap};
 use crate::{connection::Connection, images::mount::GC_BREF_SNAPSHOT, network};
@@ -96,8 +96,12 @@ impl Maker<'_> {
         image: Image,
     ) -> Result<Container> {
         let Flags { chosen, platform, .. } = self.flags;
-        let config = client.image_config(&image, platform).await?;
-        self.unpack(client, &image).await?;
+        let platform = match platform {
+            Some(platform) => platform.clone(),
+            None => chosen.platform_of(self.connection, client, &image.target).await?,
+        };
+        let config = client.image_config(&image, &platform).await?;
+        self.unpack(client, &image, &platform).await?;
         let find = &client.snapshotters;
         let snapshots = find(chosen.name())?;
         let top = ::images::chain_id(&config.root_fs.diff_ids).map(|top| top.to_string());
@@ -158,8 +162,8 @@ impl Maker<'_> {
         spec::Container::new(self.connection.namespace(), self.id)
     }
 
-    async fn unpack(&self, client: &Client, image: &Image) -> Result<()> {
-        let (snapshotter, platform) = (self.flags.chosen.name(), &self.flags.platform);
+    async fn unpack(&self, client: &Client, image: &Image, platform: &Platform) -> Result<()> {
+        let snapshotter = self.flags.chosen.name();
         if client.is_unpacked(&image.target, snapshotter, platform).await? {
             return Ok(());
         }

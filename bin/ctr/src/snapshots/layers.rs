@@ -4,9 +4,9 @@ use ::snapshots::{Kind, Snapshotter};
 use clap::Args;
 use client::Client;
 use mount::Mount;
-use types::{Descriptor, Digest, Error, Filters, Labels, Platform, Result, media_types};
+use types::{Descriptor, Digest, Error, Filters, Labels, Result, media_types};
 
-use super::root;
+use super::{Chosen, root};
 use crate::{connection::Connection, content, labels, output::say};
 
 /// Write what two snapshots differ in to the standard output, as a layer.
@@ -128,14 +128,15 @@ pub(crate) struct Unpack {
 }
 
 impl Unpack {
-    pub(super) async fn run(self, connection: &Connection, snapshotter: &str) -> Result<()> {
+    pub(super) async fn run(self, connection: &Connection, chosen: &Chosen) -> Result<()> {
         let client = connection.client().await?;
         let images = client.images.list(&Filters::default()).await?;
         let image = images.into_iter().find(|image| image.target.digest == self.digest);
         let image = image.ok_or_else(|| Error::not_found("manifest not found"))?;
+        let platform = chosen.platform_of(connection, &client, &image.target).await?;
         let unpack = client::Unpack {
-            snapshotter: snapshotter.to_owned(),
-            platform: Platform::host(),
+            snapshotter: chosen.name().to_owned(),
+            platform,
             ..client::Unpack::default()
         };
         client.unpack(&image.target, &unpack).await?;

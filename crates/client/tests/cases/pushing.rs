@@ -79,6 +79,18 @@ async fn what_the_registry_has_is_not_sent_and_what_it_could_have_is_said() {
 }
 
 #[tokio::test]
+async fn an_upload_that_lost_its_end_is_gone_on_with() {
+    let (world, from, to) = (World::new().await, Remote::default(), Remote::default());
+    let image = image(&from, &plain());
+    world.client().pull(&pull(&from, &image.manifest, "overlay")).await.unwrap();
+    let lossy = &image.layers[1].digest;
+    to.lose(lossy, &[50, 0, 20]);
+    world.client().push(&push(&to, &image.manifest)).await.unwrap();
+    assert_eq!(to.get(lossy), from.get(lossy));
+    assert_eq!(to.begun().iter().filter(|it| *it == lossy).count(), 1, "one upload did it");
+}
+
+#[tokio::test]
 async fn layers_that_are_not_to_be_handed_on_are_not() {
     let (world, from, to) = (World::new().await, Remote::default(), Remote::default());
     let foreign = Types { layer: "application/vnd.oci.image.layer.nondistributable.v1.tar", ..OCI };

@@ -25,6 +25,10 @@ struct State {
     fetches: Vec<(Digest, u64)>,
     /// Where transfers break, one after the other.
     cuts: HashMap<Digest, Vec<usize>>,
+    /// How much is left of uploads when they are to end.
+    losses: HashMap<Digest, Vec<usize>>,
+    /// The blobs whose uploads were begun.
+    begun: Vec<Digest>,
     /// The pause before each piece.
     pause: Duration,
     /// What was pushed, in order, and with which annotations.
@@ -60,6 +64,16 @@ impl Remote {
     /// Breaks transfers of a blob at these bytes, each time once.
     pub(crate) fn cut(&self, digest: &Digest, at: &[usize]) {
         self.state().cuts.insert(digest.clone(), at.iter().rev().copied().collect());
+    }
+
+    /// Loses what it has of an upload but its beginning, each time that it is to end.
+    pub(crate) fn lose(&self, digest: &Digest, left: &[usize]) {
+        self.state().losses.insert(digest.clone(), left.to_vec());
+    }
+
+    /// The blobs whose uploads were begun.
+    pub(crate) fn begun(&self) -> Vec<Digest> {
+        self.state().begun.clone()
     }
 
     /// Waits before each piece.
@@ -125,6 +139,7 @@ impl Push for Remote {
         let pause = {
             let mut state = self.state();
             state.open += 1;
+            state.begun.push(descriptor.digest.clone());
             state.most = state.most.max(state.open);
             state.pause
         };
@@ -178,6 +193,11 @@ impl Ingest for Upload {
     }
 
     async fn commit(&mut self, expected: Expected, _labels: Labels) -> Result<Digest> {
+        let lost = self.remote.state().losses.get_mut(&self.descriptor.digest).and_then(Vec::pop);
+        if let Some(left) = lost {
+            self.data.truncate(left);
+            return Err(Error::new(types::Kind::Aborted, "goes on earlier"));
+        }
         let data = Bytes::from(std::mem::take(&mut self.data));
         let digest = Digest::of(&data);
         expected.check(data.len() as u64, &digest)?;

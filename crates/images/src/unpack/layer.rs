@@ -22,6 +22,14 @@ pub(super) struct Active {
     is_early: bool,
 }
 
+impl Active {
+    /// Whether the snapshotter has put the layer there itself: nothing can be written to it (containerd
+    /// `core/unpack/unpacker.go`, `isStaged`).
+    fn is_filled(&self) -> bool {
+        self.mounts.last().is_some_and(Mount::is_read_only)
+    }
+}
+
 impl Unpacker {
     /// Unpacks a layer over its parent, which is there.
     pub(super) async fn one(
@@ -35,13 +43,15 @@ impl Unpacker {
         }
         let _flight = self.flights.board(&self.flight(layer)).await;
         if let Some(active) = self.prepare(layer, layer.parent.as_ref()).await? {
-            if self.brings_layers
-                && let Err(error) = layers.arrive(layer).await
-            {
-                self.discard(&active).await;
-                return Err(error);
+            if !active.is_filled() {
+                if self.brings_layers
+                    && let Err(error) = layers.arrive(layer).await
+                {
+                    self.discard(&active).await;
+                    return Err(error);
+                }
+                self.fill(layer, layers, &active, turns).await?;
             }
-            self.fill(layer, layers, &active, turns).await?;
             self.commit(layer, &active).await?;
             layers.extracted(layer);
         }
@@ -55,14 +65,17 @@ impl Unpacker {
         way: &Way<'_>,
         beneath: Option<watch::Receiver<bool>>,
     ) -> Result<()> {
-        if !self.differ.takes_arriving() {
+        if !self.differ.takes_arriving() && !self.brings_layers {
             way.arrive(layer).await?;
         }
         let _flight = self.flights.board(&self.flight(layer)).await;
         let Some(active) = self.prepare_beside(layer).await? else { return Ok(()) };
-        let Some((active, needs_parent)) = self.fill_beside(layer, way, active).await? else {
-            return Ok(());
+        let filled = if active.is_filled() {
+            Some((active, false))
+        } else {
+            self.fill_beside(layer, way, active).await?
         };
+        let Some((active, needs_parent)) = filled else { return Ok(()) };
         if !active.is_early {
             self.commit(layer, &active).await?;
         } else if let Err(error) = wait(layer, beneath).await {
@@ -253,6 +266,10 @@ impl Unpacker {
                 return Ok(());
             }
             return Err(error.context(format!("failed to commit snapshot {}", active.key)));
+        }
+        if active.is_filled() {
+            // Its blob may not be here.
+            return Ok(());
         }
         let inflated = Labels::from([(UNCOMPRESSED.to_owned(), layer.diff_id.to_string())]);
         labels::set(&*self.content, &layer.descriptor.digest, inflated).await

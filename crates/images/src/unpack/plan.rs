@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 use types::{
     Descriptor, Digest, Error, Labels, Result,
-    labels::{SNAPSHOT_REF, validate},
+    labels::{SNAPSHOT_DIFF_ID, SNAPSHOT_PARENT, SNAPSHOT_REF, validate},
     media_types,
 };
 
@@ -34,6 +34,10 @@ impl Layer {
         let mut labels: Labels =
             inherited.map(|(key, value)| (key.clone(), value.clone())).collect();
         labels.insert(SNAPSHOT_REF.to_owned(), self.chain_id.to_string());
+        labels.insert(SNAPSHOT_DIFF_ID.to_owned(), self.diff_id.to_string());
+        if let Some(parent) = &self.parent {
+            labels.insert(SNAPSHOT_PARENT.to_owned(), parent.to_string());
+        }
         labels
     }
 }
@@ -170,7 +174,14 @@ mod tests {
         let rootfs = plan(&[blob], &[Digest::of("a")]).unwrap();
         let labels = rootfs.layers[0].labels();
         let keys: Vec<_> = labels.keys().map(String::as_str).collect();
-        assert_eq!(keys, ["containerd.io/snapshot.ref", "containerd.io/snapshot/remote/x"]);
+        assert_eq!(
+            keys,
+            [
+                "containerd.io/snapshot.ref",
+                "containerd.io/snapshot/diff-id",
+                "containerd.io/snapshot/remote/x"
+            ]
+        );
     }
 
     #[test]

@@ -7,23 +7,25 @@
 //!                          `-- broke: GET location --> how far --> PATCH from there
 //! ```
 use bytes::{Buf as _, Bytes, BytesMut};
-use http::{Method, StatusCode, header};
+use http::{Method, header};
 use tokio::time::sleep;
-use types::{Digest, Error, Kind, Result};
+use types::{Digest, Result};
 
-use super::{DENIED, Pusher, bare_location, value, with_digest};
+use super::{
+    DENIED, Pusher,
+    place::{Place, is_unknown},
+    value,
+};
 use crate::{
     refusal::{self, Failure},
     request::{Ask, Target},
     retry,
-    transport::{Answer, join},
+    transport::Answer,
 };
 
 /// An upload in chunks.
 pub(super) struct Chunks {
-    location: Target,
-    /// How much the registry has.
-    sent: u64,
+    place: Place,
     /// What it does not have yet.
     held: BytesMut,
     size: usize,
@@ -40,7 +42,7 @@ pub(super) enum Sent {
 impl Chunks {
     /// An upload to `location` in chunks of `size` bytes.
     pub(super) fn new(location: Target, size: usize) -> Self {
-        Self { location, sent: 0, held: BytesMut::new(), size }
+        Self { place: Place::new(location), held: BytesMut::new(), size }
     }
 
     /// Adds what is to be sent. Returns whether that makes a chunk.
@@ -58,8 +60,8 @@ impl Chunks {
     pub(super) async fn send(&mut self, pusher: &Pusher) -> Result<Sent> {
         let mut failures = 0;
         while !self.held.is_empty() {
-            let (first, length) = (self.sent, self.held.len() as u64);
-            let mut ask = pusher.ask(Method::PATCH, self.location.clone());
+            let (first, length) = (self.place.sent, self.held.len() as u64);
+            let mut ask = pusher.ask(Method::PATCH, self.place.location.clone());
             let blob = "application/octet-stream".to_owned();
             ask.headers.insert(header::CONTENT_TYPE, value(blob)?);
             let range = format!("{first}-{}", first + length - 1);
@@ -82,7 +84,7 @@ impl Chunks {
             failures += 1;
             let wait = pusher.shared().options.retry.wait(failures, None);
             let Some(wait) = wait else { return Err(error) };
-            tracing::debug!(sent = self.sent, %error, "asking how far an upload is");
+            tracing::debug!(sent = self.place.sent, %error, "asking how far an upload is");
             sleep(retry::spread(wait)).await;
             if !self.ask_how_far(pusher).await? {
                 return Err(error);
@@ -93,68 +95,21 @@ impl Chunks {
 
     /// Ends the upload.
     pub(super) async fn finish(self, pusher: &Pusher, digest: &Digest) -> Result<Answer> {
-        let ask = pusher.ask(Method::PUT, with_digest(&self.location, digest));
-        let sent = pusher.shared().send(&ask).await;
-        sent.map_err(|failure| failure.or_denied(DENIED))
+        self.place.finish(pusher, digest).await
     }
 
     /// Asks the registry how much it has. Returns false when that is nothing to go on from.
     async fn ask_how_far(&mut self, pusher: &Pusher) -> Result<bool> {
-        let ask = pusher.ask(Method::GET, self.location.clone());
-        match pusher.shared().send(&ask).await {
-            Ok(answer) if answer.status.is_success() => self.take(&answer).map(|()| true),
-            Ok(_) => Ok(false),
-            // It may be back by the next time.
-            Err(failure) => {
-                let error = failure.or_denied(DENIED);
-                Ok(matches!(error.kind(), Kind::Unavailable | Kind::DeadlineExceeded))
-            }
-        }
+        let before = self.place.sent;
+        let is_known = self.place.ask(pusher, before + self.held.len() as u64).await?;
+        self.held.advance((self.place.sent - before) as usize);
+        Ok(is_known)
     }
 
-    /// Takes over what an answer says: where to go on, and how much has arrived.
     fn take(&mut self, answer: &Answer) -> Result<()> {
-        if let Some(location) = answer.header(header::LOCATION).filter(|it| !it.is_empty()) {
-            self.location = bare_location(&join(&answer.uri, location)?);
-        }
-        let last = answer.header(header::RANGE).and_then(last);
-        let all = self.sent + self.held.len() as u64;
-        let has = match last {
-            // `0-0` is one byte, or none: registries say so of an upload that has not begun.
-            Some(0) => self.sent,
-            Some(last) => last + 1,
-            None if answer.method == Method::PATCH => all,
-            None => self.sent,
-        };
-        if !(self.sent..=all).contains(&has) {
-            let what = format!("{}: the registry has {has} bytes, of {all} sent", answer.url());
-            return Err(Error::said(Kind::DataLoss, what));
-        }
-        self.held.advance((has - self.sent) as usize);
-        self.sent = has;
+        let before = self.place.sent;
+        self.place.take(answer, before + self.held.len() as u64)?;
+        self.held.advance((self.place.sent - before) as usize);
         Ok(())
-    }
-}
-
-/// The last byte of `0-1023`, perhaps with `bytes=` before it.
-fn last(range: &str) -> Option<u64> {
-    let (_, last) = range.trim_start_matches("bytes=").split_once('-')?;
-    last.trim().parse().ok()
-}
-
-/// Whether a registry refuses a first chunk in a way that another kind of upload may not be refused.
-fn is_unknown(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 400 | 404 | 405 | 411 | 413 | 415 | 416 | 501)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ranges_are_read_with_and_without_their_unit() {
-        assert_eq!(last("0-1023"), Some(1023));
-        assert_eq!(last("bytes=0-9"), Some(9));
-        assert_eq!(last("0"), None);
     }
 }

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Where a transfer may unpack to.
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use ::client::Unpack;
 use api::containerd::types::transfer::UnpackConfiguration;
@@ -26,6 +29,13 @@ pub struct Supported {
 pub struct Unpacks {
     /// What is unpacked if a client asks for it; everything if `None`.
     pub supported: Option<Vec<Supported>>,
+    /// Where everything is, which features images may ask for by the snapshotter that they are
+    /// unpacked to, as containerd's own `unpack_config` has it (`plugins/transfer/
+    /// plugin_defaults_linux.go`).
+    pub natives: BTreeMap<String, Vec<String>>,
+    /// The snapshotters that may have layers without being given them, and so are asked before anything
+    /// is fetched for them.
+    pub remote: BTreeSet<String>,
     /// Whether the platform has to fit too, and not the snapshotter alone.
     pub checks_platform: bool,
     /// How many layers of one image are unpacked at once; 0 for one for each processor.
@@ -49,9 +59,18 @@ impl Unpacks {
                 "" => SNAPSHOTTER.to_owned(),
                 name => name.to_owned(),
             };
-            if self.is_supported(&platform, &snapshotter) {
+            if let Some(features) = self.supports(&platform, &snapshotter) {
+                let platform =
+                    features.iter().fold(platform, |platform, it| platform.with_feature(it));
                 let (parallel, turns) = (self.parallel, self.turns.clone());
-                chosen.push(Unpack { snapshotter, platform, parallel, turns, ..Unpack::default() });
+                chosen.push(Unpack {
+                    brings_layers: self.remote.contains(&snapshotter),
+                    snapshotter,
+                    platform,
+                    parallel,
+                    turns,
+                    ..Unpack::default()
+                });
             }
         }
         if is_wanted && chosen.is_empty() {
@@ -61,12 +80,16 @@ impl Unpacks {
         Ok(chosen)
     }
 
-    fn is_supported(&self, platform: &Platform, snapshotter: &str) -> bool {
-        let Some(supported) = &self.supported else { return true };
-        supported.iter().any(|it| {
-            let fits = || Matcher::only(&it.platform).matches(platform);
-            it.snapshotter == snapshotter && (!self.checks_platform || fits())
-        })
+    /// What images may ask for that are unpacked there; `None` where nothing is unpacked.
+    fn supports(&self, platform: &Platform, snapshotter: &str) -> Option<&[String]> {
+        let fits = |it: &&Supported| {
+            let runs = || Matcher::only(&it.platform).matches(platform);
+            it.snapshotter == snapshotter && (!self.checks_platform || runs())
+        };
+        match &self.supported {
+            Some(supported) => supported.iter().find(fits).map(|it| &*it.platform.os_features),
+            None => Some(self.natives.get(snapshotter).map_or(&[], Vec::as_slice)),
+        }
     }
 }
 
@@ -92,6 +115,29 @@ mod tests {
         let chosen = Unpacks::default().choose(wanted("linux/arm64", "")).unwrap();
         assert_eq!(chosen[0].snapshotter, SNAPSHOTTER);
         assert!(Unpacks::default().choose(Vec::new()).unwrap().is_empty());
+    }
+
+    #[test]
+    fn an_image_may_ask_for_what_its_snapshotter_is_able_to() {
+        let native = Unpacks {
+            natives: BTreeMap::from([("erofs".to_owned(), vec!["erofs".to_owned()])]),
+            ..Unpacks::default()
+        };
+        let platform = |unpacks: &Unpacks, snapshotter| {
+            let chosen = unpacks.choose(wanted("linux/amd64", snapshotter)).unwrap();
+            chosen[0].platform.to_string()
+        };
+        assert_eq!(platform(&native, "erofs"), "linux(+erofs)/amd64");
+        assert_eq!(platform(&native, "native"), "linux/amd64");
+        assert_eq!(platform(&only("linux(+erofs)/amd64", true), "native"), "linux(+erofs)/amd64");
+    }
+
+    #[test]
+    fn a_snapshotter_that_may_bring_layers_is_asked_first() {
+        let remote = BTreeSet::from(["lazy".to_owned()]);
+        let unpacks = Unpacks { remote, ..Unpacks::default() };
+        let asked = |name| unpacks.choose(wanted("linux/amd64", name)).unwrap()[0].brings_layers;
+        assert!(asked("lazy") && !asked("native"));
     }
 
     #[test]

@@ -7,13 +7,21 @@ use fs_err as fs;
 use mount::Mount;
 use types::{Context, Result};
 
-use super::{blob, image, upper, work};
+use super::{blob, image, is_cached, upper, work};
 use crate::{Kind, Layers};
 
-/// Plans the mounts. `size` is that of the image which an active snapshot is written to, if it is one.
-pub(super) fn plan(layers: &Layers, size: Option<u64>, options: &[String]) -> Result<Vec<Mount>> {
+/// Plans the mounts. `size` is that of the image which an active snapshot is written to, if it is one;
+/// `shift` is how owners are shifted where there is an overlay.
+pub(super) fn plan(
+    layers: &Layers,
+    size: Option<u64>,
+    shift: &[String],
+    options: &[String],
+) -> Result<Vec<Mount>> {
     let own = &layers.directory;
     match (layers.kind, layers.parents.as_slice()) {
+        // There is nothing to write: whoever unpacks sees that the layer is there.
+        (Kind::Active, _) if is_cached(own) => Ok(vec![layer(own)?]),
         (Kind::Active, []) => size.map_or_else(
             || Ok(vec![bind(&upper(own), "rw")]),
             |size| Ok(vec![writable(own, size), bind_of_image(own)?]),
@@ -24,25 +32,28 @@ pub(super) fn plan(layers: &Layers, size: Option<u64>, options: &[String]) -> Re
             let first = mounts.len();
             mounts.extend(lower(parents)?);
             let mut all = own_options(own, size)?;
+            all.extend_from_slice(shift);
             all.push(lower_option(first, mounts.len()));
             all.extend_from_slice(options);
             mounts.push(overlay(all));
             Ok(mounts)
         }
         (_, [parent]) => Ok(vec![layer(parent)?]),
-        (_, parents) => Ok(view(lower(parents)?, options)),
+        (_, parents) => Ok(view(lower(parents)?, shift, options)),
     }
 }
 
-fn view(mut mounts: Vec<Mount>, options: &[String]) -> Vec<Mount> {
+fn view(mut mounts: Vec<Mount>, shift: &[String], options: &[String]) -> Vec<Mount> {
     // One merged image is all there is: there is nothing to lay over each other.
     if mounts.len() == 1 {
-        let options = ["ro", "rbind"].map(str::to_owned).to_vec();
+        let bound = ["ro", "rbind"].map(str::to_owned);
+        let options = shift.iter().cloned().chain(bound).collect();
         mounts.push(of("format/bind", "{{ mount 0 }}", options));
         return mounts;
     }
     let lower = [lower_option(0, mounts.len())];
-    mounts.push(overlay(lower.into_iter().chain(options.iter().cloned()).collect()));
+    let all = shift.iter().cloned().chain(lower).chain(options.iter().cloned());
+    mounts.push(overlay(all.collect()));
     mounts
 }
 
@@ -159,7 +170,7 @@ mod tests {
         let parents: Vec<PathBuf> = parents.iter().map(|name| path(name)).collect();
         let layers = Layers { kind, directory: path("9"), parents, labels: Labels::new() };
         let root = root.path().to_string_lossy().into_owned();
-        let planned = plan(&layers, size, &["xino=off".to_owned()]).unwrap();
+        let planned = plan(&layers, size, &[], &["xino=off".to_owned()]).unwrap();
         planned.iter().map(|mount| mount.to_string().replace(&root, "/s")).collect()
     }
 
@@ -217,6 +228,25 @@ mod tests {
     }
 
     #[test]
+    fn overlays_shift_owners() {
+        let root = tempfile::tempdir().unwrap();
+        let path = |name: &str| root.path().join(name);
+        for name in ["1", "2", "9"] {
+            fs::create_dir_all(path(name).join("fs")).unwrap();
+            fs::write(path(name).join("layer.erofs"), "x").unwrap();
+        }
+        let shift = ["uidmap=0:1:2", "gidmap=0:3:4"].map(str::to_owned);
+        let parents = vec![path("2"), path("1")];
+        for kind in [Kind::Active, Kind::View] {
+            let (directory, parents) = (path("9"), parents.clone());
+            let layers = Layers { kind, directory, parents, labels: Labels::new() };
+            let overlay = plan(&layers, None, &shift, &[]).unwrap().pop().unwrap();
+            let at = |option: &str| overlay.options.iter().position(|it| it.starts_with(option));
+            assert!(at("uidmap=0:1:2") < at("lowerdir=") && at("gidmap=0:3:4").is_some());
+        }
+    }
+
+    #[test]
     fn a_layer_without_an_image_is_told() {
         let layers = Layers {
             kind: Kind::View,
@@ -224,7 +254,7 @@ mod tests {
             parents: vec!["/s/1".into()],
             labels: Labels::new(),
         };
-        let error = plan(&layers, None, &[]).unwrap_err();
+        let error = plan(&layers, None, &[], &[]).unwrap_err();
         assert!(error.to_string().starts_with("failed to find valid erofs layer blob"), "{error}");
     }
 }

@@ -126,3 +126,48 @@ async fn verity_is_kept_or_refused() {
         }
     }
 }
+
+/// What is in the cache is the operator's: it is mounted from there, and stays.
+#[tokio::test]
+async fn a_layer_of_the_cache_is_there_when_it_is_asked_for() {
+    let Some(disk) = Disk::new("ext4", &[], &[]) else { return };
+    let (root, cache) = (disk.path().join("root"), disk.path().join("cache"));
+    let snapshots = open(&root);
+    let image = layer(&snapshots, &root, 1, "first").await.join("layer.erofs");
+    let diff_id = types::Digest::of("layer");
+    let folder = cache.join("sha256").join(&diff_id.hex()[..2]);
+    let cached = folder.join(format!("{}.erofs", diff_id.hex()));
+    fs::create_dir_all(&folder).unwrap();
+    fs::copy(image, &cached).unwrap();
+    drop(snapshots);
+    let options = ErofsOptions {
+        layer_content_cache: Some(cache),
+        set_immutable: true,
+        ..ErofsOptions::default()
+    };
+    let snapshots = Erofs::open(&root, options).unwrap();
+    let labels = |diff_id: &types::Digest| {
+        let labels = [("containerd.io/snapshot.ref", "chain"), ("x", "y")];
+        let labels = labels.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let diff_id = ("containerd.io/snapshot/diff-id".to_owned(), diff_id.to_string());
+        labels.chain([diff_id]).collect::<Labels>()
+    };
+    let other = labels(&types::Digest::of("another"));
+    let mounts = snapshots.prepare("other", None, other).await.unwrap();
+    assert!(!mounts.last().unwrap().is_read_only(), "what is not in the cache is unpacked");
+    let mounts = snapshots.prepare("key", None, labels(&diff_id)).await.unwrap();
+    assert!(mounts.last().unwrap().is_read_only());
+    let commit = Commit { parent: Some("first".into()), ..Commit::default() };
+    snapshots.commit("second", "key", commit).await.unwrap();
+    assert_eq!(snapshots.usage("second").await.unwrap().size, 0, "it takes no space here");
+    let mounts = snapshots.prepare("container", Some("second"), Labels::new()).await.unwrap();
+    let mounted = Carried::mount(&mounts, &root).unwrap();
+    assert_eq!(fs::read_to_string(mounted.path().join("f")).unwrap(), "first");
+    fs::write(mounted.path().join("f"), "mine").unwrap();
+    drop(mounted);
+    snapshots.remove("container").await.unwrap();
+    snapshots.remove("second").await.unwrap();
+    assert!(cached.exists());
+    let flags = ioctl_getflags(fs::File::open(&cached).unwrap()).unwrap();
+    assert!(!flags.contains(IFlags::IMMUTABLE), "it is not ours to change");
+}
