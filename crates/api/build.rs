@@ -139,14 +139,38 @@ fn compile(carriers: Vec<PathBuf>) -> Result<FileDescriptorSet> {
     Ok(compiler.file_descriptor_set())
 }
 
-/// Writes the Rust of all definitions, one file per package and `mod.rs`, which nests them.
+/// Writes the Rust of all definitions, one file per package and `mod.rs`, which nests them, and the
+/// list of all methods.
 fn generate(definitions: FileDescriptorSet) -> Result<()> {
+    let methods = Path::new(&env::var("OUT_DIR")?).join("methods.rs");
+    fs_err::write(methods, list_of_methods(&definitions))?;
     let mut config = tonic_prost_build::Config::new();
     config.bytes(["."]).btree_map(["."]).enable_type_names().include_file("mod.rs");
     if env::var_os("CARGO_FEATURE_GRPC").is_some() {
         config.service_generator(tonic_prost_build::configure().service_generator());
     }
     Ok(config.compile_fds(definitions)?)
+}
+
+/// Every method of every service, as an array of `Method`.
+fn list_of_methods(definitions: &FileDescriptorSet) -> String {
+    let services = definitions
+        .file
+        .iter()
+        .flat_map(|file| file.service.iter().map(move |service| (file.package(), service)));
+    let methods = services.flat_map(|(package, service)| {
+        service.method.iter().map(move |method| {
+            format!(
+                "Method {{ service: \"{package}.{}\", name: \"{}\", takes_many: {}, \
+                 gives_many: {} }},\n",
+                service.name(),
+                method.name(),
+                method.client_streaming(),
+                method.server_streaming(),
+            )
+        })
+    });
+    format!("&[\n{}]\n", methods.collect::<String>())
 }
 
 /// Opens definitions by their import names.

@@ -26,6 +26,7 @@ over_the_wire!(
 // The distribution's daemon has no sandboxes: a newer one plays (`cargo xtask newer`), with our shim,
 // because theirs has none either.
 e2e::plays!(sandboxes_answer_as_the_table_says: our_shim OUR_SHIM, ours OURS);
+e2e::plays!(pods_answer_as_the_table_says: our_shim OUR_SHIM, ours OURS);
 
 fn tasks_answer_as_the_table_says(world: &mut World) -> Outcome {
     let table = Table::read(world)?;
@@ -52,8 +53,19 @@ fn sandboxes_answer_as_the_table_says(world: &mut World) -> Outcome {
     }
     let table = Table::read(world)?;
     sandboxes::play_store(world, &table)?;
-    sandboxes::play_controller(world, &table)?;
+    sandboxes::play_shims(world, &table)?;
     table.done(&["a sandbox's record", "a sandbox"])
+}
+
+fn pods_answer_as_the_table_says(world: &mut World) -> Outcome {
+    if !sandboxes::are_there(world)? {
+        println!("skipped: this containerd has no sandboxes");
+        return Ok(());
+    }
+    let table = Table::read(world)?;
+    sandboxes::furnish(world)?;
+    sandboxes::play_pods(world, &table)?;
+    table.done(&["a pod"])
 }
 
 /// How long an answer may take; calls that wait for an end get less.

@@ -21,7 +21,7 @@ for_each_daemon!(
     a_checkpoint_without_a_task_is_an_image_of_what_changed,
 );
 e2e::plays!(the_last_word_of_a_pull_is_shown: go_ctr GO_CTR);
-for_each_shim!(a_checkpoint_goes_on_where_it_was);
+for_each_shim!(a_checkpoint_goes_on_where_it_was, a_checkpoint_has_its_terminal_again);
 only_ours!(
     a_container_may_be_kept_without_a_spec,
     an_exported_index_says_what_it_is,
@@ -166,6 +166,34 @@ fn a_checkpoint_goes_on_where_it_was(world: &mut World) -> Outcome {
     ensure!(restored > 5, "it begins anew at {restored}");
     wait::until("it goes on counting", PATIENCE, goes_on)?;
     world.ctr.remove(&id)
+}
+
+fn a_checkpoint_has_its_terminal_again(world: &mut World) -> Outcome {
+    let (image, id) = (world.busybox()?, world.id("reads"));
+    let script = "echo ready; read line; echo z${line}z";
+    let mut first = world.ctr.on_terminal(["run", "-t", &image, &id, "sh", "-c", script])?;
+    first.expect("ready", PATIENCE)?;
+    let saved =
+        world.ctr.run(["containers", "checkpoint", "--rw", "--image", "--task", &id, "saved:1"])?;
+    if !saved.status.success() && parts::other_tools().is_none() {
+        println!("skipped: this machine's CRIU can make no checkpoints\n{}", saved.told());
+        first.type_in("\n")?;
+        return first.wait(PATIENCE).map(drop);
+    }
+    saved.ok()?;
+    world.ctr.ok(["tasks", "kill", "--signal", "KILL", &id])?;
+    // Whoever ran it deletes its task.
+    first.wait(PATIENCE)?;
+    world.ctr.ok(["containers", "rm", &id])?;
+    let mut again =
+        world.ctr.on_terminal(["containers", "restore", "--rw", "--live", &id, "saved:1"])?;
+    wait::until("it runs again", PATIENCE, || {
+        Ok((world.ctr.state(&id)?.as_deref() == Some("RUNNING")).then_some(()))
+    })?;
+    again.type_in("hello\n")?;
+    again.expect("zhelloz", PATIENCE)?;
+    again.wait(PATIENCE)?;
+    world.ctr.ok(["containers", "rm", &id]).map(drop)
 }
 
 /// How far a container has counted.

@@ -2,11 +2,12 @@
 //! Shims that are killed at each step, shims that hang, and what they take of the machine.
 
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use e2e::process::send;
-use e2e::{Context, Outcome, PATIENCE, World, ensure, for_our_shim, only_ours, procfs, wait};
+use e2e::process::{run, send};
+use e2e::{Context, Outcome, PATIENCE, World, ensure, for_our_shim, over_the_wire, procfs};
+use e2e::{only_ours, wait};
 
 for_our_shim!(
     a_shim_killed_while_it_creates_leaves_nothing,
@@ -19,6 +20,29 @@ only_ours!(
     a_shim_that_died_with_its_daemon_is_cleaned_up_after,
     a_shim_can_be_spoken_to_without_its_daemon,
 );
+over_the_wire!(a_shim_tells_its_flags);
+
+/// The words are those of Go's `flag` package; its newer shims have more flags.
+fn a_shim_tells_its_flags(world: &mut World) -> Outcome {
+    let program = world.daemon.home().join("bin/containerd-shim-runc-v2");
+    let usage = format!("Usage of {}:\n  -address string\n", program.display());
+    for (word, status, said) in [
+        ("-h", 0, ""),
+        ("--help", 0, ""),
+        ("-nope=1", 2, "flag provided but not defined: -nope\n"),
+        ("-id", 2, "flag needs an argument: -id\n"),
+        ("--=x", 2, "bad flag syntax: --=x\n"),
+        ("-debug=maybe", 2, "invalid boolean value \"maybe\" for -debug: parse error\n"),
+    ] {
+        let told = run(Command::new(&program).arg(word), PATIENCE)?;
+        assert_eq!((told.code(), told.stdout.as_str()), (Some(status), ""), "{word}");
+        ensure!(told.stderr.starts_with(&format!("{said}{usage}")), "{word}: {}", told.stderr);
+        for line in ["  -id string\n    \tid of the task\n", "  -v\t", "\tsocket path to serve\n"] {
+            ensure!(told.stderr.contains(line), "{line:?}: {}", told.stderr);
+        }
+    }
+    Ok(())
+}
 
 /// Asks for everything, one thing after the other, until something fails.
 pub(crate) fn live(world: &World, image: &str, id: &str) -> Outcome {

@@ -4,7 +4,7 @@
 //! ```text
 //! uml   the distribution's user-mode Linux, a program that is a kernel, on this machine's files:
 //!       project quotas; version 2 of the cgroups with every controller, from the numbers that are
-//!       read to a container that runs out of memory
+//!       read to a container that runs out of memory; the default profile of AppArmor
 //! qemu  the distribution's kernel in an emulated machine, which sees this one's files read-only:
 //!       fs-verity, and an older kernel under every snapshotter
 //! ```

@@ -40,6 +40,8 @@ pub struct Config {
     pub ttrpc: Socket,
     /// The TCP address of the metrics; empty for none.
     pub metrics: String,
+    /// Whether the metrics tell how long gRPC calls took.
+    pub grpc_histogram: bool,
     /// How long opening the database may wait; zero for ever.
     pub open_timeout: Duration,
     /// What is logged: `trace`, `debug`, `info`, `warn`, `error`, `fatal`, `panic`.
@@ -140,6 +142,7 @@ impl Default for Config {
             tcp: Tcp::default(),
             ttrpc: Socket::default(),
             metrics: String::new(),
+            grpc_histogram: false,
             open_timeout: Duration::ZERO,
             level: "info".into(),
             format: "text".into(),
@@ -279,6 +282,7 @@ struct Listen {
 #[serde(default)]
 struct Metrics {
     address: String,
+    grpc_histogram: bool,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -306,6 +310,7 @@ impl File {
             warnings.push(Warning("debug.address has no effect: SIGUSR1 tells the state".into()));
         }
         config.metrics = self.metrics.address;
+        config.grpc_histogram = self.metrics.grpc_histogram;
         self.grpc.apply(&mut config.grpc);
         config.tcp = Tcp {
             address: self.grpc.tcp_address,
@@ -430,6 +435,7 @@ mod tests {
                   "io.containerd.timeout.bolt.open" = "4s"
                 [metrics]
                   address = "127.0.0.1:1338"
+                  grpc_histogram = true
                 [plugins."io.containerd.gc.v1.scheduler"]
                   mutation_threshold = 7
                 "#
@@ -439,7 +445,7 @@ mod tests {
             assert_eq!(config.timeouts.load, Duration::from_secs(90));
             assert_eq!(config.timeouts.stats, Duration::from_secs(3));
             assert_eq!(config.open_timeout, Duration::from_secs(4));
-            assert_eq!(config.metrics, "127.0.0.1:1338");
+            assert_eq!((config.metrics.as_str(), config.grpc_histogram), ("127.0.0.1:1338", true));
             assert_eq!(config.level, "debug");
             assert_eq!(config.plugins.len(), 1);
             assert_eq!(config.disabled, ["io.containerd.snapshotter.v1.native"]);

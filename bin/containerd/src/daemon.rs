@@ -22,7 +22,7 @@ use metadata::{Backends, Collector, Db, Options, Scoped, Sharing};
 use mount::Activator;
 use runtime::{Shims, Tasks};
 use serde::Deserialize;
-use services::{introspection::Plugin, transfer::Registries};
+use services::{introspection::Plugin, metrics::Calls, transfer::Registries};
 use snapshots::Snapshotter;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -278,17 +278,19 @@ impl Daemon {
         let (root, state) = (config.root.clone(), config.state.clone());
         let places = Places { root, state, address };
         let store = Arc::new(Overview::new(parts.db.clone(), places));
-        let rim = rim::grpc(parts, identity, self.inspect(parts).into(), store, config.grpc.limits);
+        let mut rim =
+            rim::grpc(parts, identity, self.inspect(parts).into(), store, config.grpc.limits);
+        if let Some(listener) = metrics::listen(&config.metrics).await? {
+            let source = Arc::new(self.metrics(parts)?);
+            rim = rim.counted_by(source.calls.clone());
+            tokio::spawn(metrics::serve(listener, source, end.clone()));
+        }
         let mut also = JoinSet::new();
         if !config.tcp.address.is_empty() {
             let tcp = listen_tcp(&config.tcp).await?;
             also.spawn(rim.clone().serve_tcp(tcp, end.clone().cancelled_owned()));
         }
         let mut grpc = tokio::spawn(rim.serve(grpc, end.clone().cancelled_owned()));
-        if let Some(listener) = metrics::listen(&config.metrics).await? {
-            let source = Arc::new(self.metrics(parts)?);
-            tokio::spawn(metrics::serve(listener, source, end.clone()));
-        }
         let shims = rim::ttrpc(parts);
         let ttrpc_end = end.clone().cancelled_owned();
         let mut ttrpc = tokio::spawn(async move { shims.serve(ttrpc, ttrpc_end).await });
@@ -324,9 +326,10 @@ impl Daemon {
         struct Section {
             no_prometheus: bool,
         }
-        let section: Section =
-            self.registry.config().section(&format!("{}.cgroups", kinds::MONITOR))?;
-        Ok(metrics::Source { shims: parts.shims.clone(), tasks: !section.no_prometheus })
+        let config = self.registry.config();
+        let section: Section = config.section(&format!("{}.cgroups", kinds::MONITOR))?;
+        let calls = Arc::new(Calls::new(config.grpc_histogram));
+        Ok(metrics::Source { shims: parts.shims.clone(), tasks: !section.no_prometheus, calls })
     }
 
     /// All parts, those that are built by name and those that are always there.

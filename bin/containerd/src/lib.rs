@@ -22,6 +22,7 @@
 //! Reading config, touching the environment and naming plugins happen in this crate only.
 
 mod config;
+mod counted;
 mod daemon;
 mod deprecations;
 mod differs;

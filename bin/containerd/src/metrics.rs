@@ -11,7 +11,7 @@ use hyper::{
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use runtime::Shims;
-use services::metrics::{self, Page};
+use services::metrics::{self, Calls, Page};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
@@ -29,6 +29,8 @@ pub(crate) struct Source {
     pub(crate) shims: Arc<Shims>,
     /// Whether tasks are told of.
     pub(crate) tasks: bool,
+    /// What was asked over gRPC.
+    pub(crate) calls: Arc<Calls>,
 }
 
 /// Listens at `address`; nowhere when it is empty.
@@ -96,6 +98,7 @@ async fn page(source: &Source) -> Page {
     let mut page = Page::default();
     page.build(crate::VERSION, crate::revision());
     metrics::process(&mut page);
+    source.calls.tell(&mut page);
     if source.tasks {
         source.shims.usage().await.iter().for_each(|usage| page.task(usage));
     }

@@ -12,7 +12,9 @@ use records::Auditor;
 use services::{
     Limits, containers, content, diff, events, health, images,
     introspection::{self, Identity, Plugin},
-    leases, mounts, namespaces, sandboxers, sandboxes, snapshots, store,
+    leases,
+    metrics::Calls,
+    mounts, namespaces, sandboxers, sandboxes, snapshots, store,
     streaming::{self, Streams},
     tasks, transfer,
     version::{self, Version},
@@ -28,12 +30,15 @@ use tonic::{
 use tower::layer::layer_fn;
 use types::{Error, Kind, Result, Scope};
 
+use crate::counted::Counted;
 use crate::daemon::{Parts, snapshotter};
 
 /// Everything that is served over gRPC.
 #[derive(Clone)]
 pub(crate) struct Rim {
     routes: Routes,
+    /// Who counts the calls, if anybody does.
+    calls: Option<Arc<Calls>>,
 }
 
 /// Puts `parts` on the wire.
@@ -115,7 +120,7 @@ pub(crate) fn grpc(
             },
             limits,
         ));
-    Rim { routes: routes.routes() }
+    Rim { routes: routes.routes(), calls: None }
 }
 
 /// The mounts of a scope, unless the config says that there is no manager.
@@ -146,6 +151,11 @@ pub(crate) fn ttrpc(parts: &Parts) -> ttrpc::Server {
 }
 
 impl Rim {
+    /// Has `calls` count what is asked.
+    pub(crate) fn counted_by(self, calls: Arc<Calls>) -> Self {
+        Self { calls: Some(calls), ..self }
+    }
+
     /// Serves on `listener` until `end`, and answers what is under way then.
     pub(crate) async fn serve(
         self,
@@ -153,7 +163,9 @@ impl Rim {
         end: impl Future<Output = ()> + Send + 'static,
     ) -> Result<()> {
         let incoming = tokio_stream::wrappers::UnixListenerStream::new(listener);
-        let mut server = Server::builder().layer(layer_fn(Named));
+        let calls = self.calls.clone();
+        let counted = layer_fn(move |inner| Counted::new(inner, calls.clone()));
+        let mut server = Server::builder().layer(counted).layer(layer_fn(Named));
         let served = server.add_routes(self.routes()).serve_with_incoming_shutdown(incoming, end);
         served.await.map_err(broken)
     }
@@ -169,7 +181,9 @@ impl Rim {
         if let Some(tls) = tls {
             server = server.tls_config(tls).map_err(broken)?;
         }
-        let mut server = server.layer(layer_fn(Named));
+        let calls = self.calls.clone();
+        let counted = layer_fn(move |inner| Counted::new(inner, calls.clone()));
+        let mut server = server.layer(counted).layer(layer_fn(Named));
         let served = server.add_routes(self.routes()).serve_with_incoming_shutdown(incoming, end);
         served.await.map_err(broken)
     }

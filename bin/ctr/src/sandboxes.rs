@@ -133,7 +133,9 @@ async fn remove(connection: &Connection, ids: &[String], force: bool) -> Result<
             let sandbox = store.get(id).await?;
             let controller = sandboxers::connect(peer.clone(), &*sandbox.sandboxer);
             match controller.stop(id, None).await {
-                Err(error) if !force => return Err(error.context("failed to stop sandbox")),
+                Err(error) if !error.is_not_found() && !force => {
+                    return Err(error.context("failed to stop sandbox"));
+                }
                 _ => {}
             }
             match controller.shutdown(id).await {

@@ -125,9 +125,9 @@ pub struct Status {
 
 /// Runs the sandboxes of one namespace.
 ///
-/// Errors, for every implementation: a sandbox that does not run is `NotFound`, but to stop it is
-/// no error, and its status is that of one that has ended; one that runs already is
-/// `AlreadyExists`; a peer that does not answer in time is `DeadlineExceeded` or `Unavailable`.
+/// Errors, for every implementation: a sandbox that does not run is `NotFound`, but to stop one that
+/// has ended is no error, and its status tells that it has. Of one that was never made, some tell
+/// the same and some that it is missing, as Go's do. One that runs already is `AlreadyExists`; a peer that does not answer in time is `DeadlineExceeded` or `Unavailable`.
 #[async_trait]
 pub trait Controller: Send + Sync + 'static {
     /// Makes what the sandbox needs. Nothing of it runs yet.

@@ -8,6 +8,7 @@
 //! The format is Prometheus' text exposition format, version 0.0.4.
 #![expect(clippy::cast_precision_loss, reason = "all values of the format are of this type")]
 
+mod calls;
 mod process;
 mod v1;
 mod v2;
@@ -18,6 +19,7 @@ use ::runtime::Usage;
 use api::io::containerd::cgroups;
 use prost::{Message, Name};
 
+pub use calls::{Call, Calls, Messages};
 pub use process::process;
 
 /// The media type of the text.

@@ -2,6 +2,32 @@
 //! A shim's command line, as Go's `flag` package reads it.
 use types::{Error, Result};
 
+/// The flags in the order that Go prints them in: what is said about each, and whether it has a value
+/// (containerd `pkg/shim/shim.go`). Go leaves the short form of a flag without words, to group it with
+/// the long one.
+const USAGE: &[(&str, bool, &str)] = &[
+    ("address", true, "grpc address back to main containerd"),
+    ("bundle", true, "path to the bundle if not workdir"),
+    ("debug", false, "enable debug output in logs"),
+    ("debug-socket", true, "debug socket path to serve"),
+    ("id", true, "id of the task"),
+    (
+        "info",
+        false,
+        "get the option protobuf from stdin, print the shim info protobuf to stdout, and exit",
+    ),
+    ("namespace", true, "namespace that owns the shim"),
+    (
+        "publish-binary",
+        true,
+        "path to publish binary (used for publishing events), but {program} will ignore this flag, \
+         please use the TTRPC_ADDRESS env",
+    ),
+    ("socket", true, "socket path to serve"),
+    ("v", false, ""),
+    ("version", false, "show the shim version and exit"),
+];
+
 /// What was asked for on the command line (containerd `pkg/shim/shim.go`, `parseFlags`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Flags {
@@ -25,6 +51,8 @@ pub struct Flags {
     pub version: bool,
     /// `-info`: print what the runtime can do and end.
     pub info: bool,
+    /// `-h`, `-help`: print the flags and end. What follows was not read.
+    pub help: bool,
     /// The first argument that is no flag: `start`, `delete` or nothing, which is to serve.
     pub action: String,
 }
@@ -41,13 +69,31 @@ impl Flags {
                 flags.action = if arg == "--" { args.next().unwrap_or_default() } else { arg };
                 break;
             };
+            if flag.starts_with(['-', '=']) {
+                return Err(said(format!("bad flag syntax: {arg}")));
+            }
             let (name, value) = match flag.split_once('=') {
                 Some((name, value)) => (name, Some(value.to_owned())),
                 None => (flag, None),
             };
+            if ["h", "help"].contains(&name) {
+                flags.help = true;
+                break;
+            }
             flags.set(name, value, &mut args)?;
         }
         Ok(flags)
+    }
+
+    /// The flags that `program` has, as Go's `flag` package prints them.
+    pub fn usage(program: &str) -> String {
+        let line = |(name, has_value, words): &(&str, bool, &str)| {
+            let kind = if *has_value { " string" } else { "" };
+            // What fits before the first tab stop stays on one line.
+            let gap = if name.len() == 1 { "" } else { "\n    " };
+            format!("  -{name}{kind}{gap}\t{}\n", words.replace("{program}", program))
+        };
+        format!("Usage of {program}:\n{}", USAGE.iter().map(line).collect::<String>())
     }
 
     fn set(
@@ -144,10 +190,24 @@ mod tests {
     }
 
     #[test]
+    fn every_flag_is_in_the_usage_and_known() {
+        let text = Flags::usage("shim");
+        assert!(text.starts_with("Usage of shim:\n  -address string\n    \tgrpc"), "{text}");
+        assert!(text.contains("but shim will ignore") && text.contains("\n  -v\t\n"), "{text}");
+        for (name, has_value, _) in USAGE {
+            let line = if *has_value { format!("-{name} x") } else { format!("-{name}") };
+            assert_ne!(parse(&line).unwrap(), Flags::default(), "{line}");
+        }
+        assert!(parse("-id a --help -nope").unwrap().help && parse("-h").unwrap().help);
+    }
+
+    #[test]
     fn what_go_refuses_is_refused_in_its_words() {
         for (line, want) in [
             ("-nope", "flag provided but not defined: -nope"),
             ("-id", "flag needs an argument: -id"),
+            ("-=a", "bad flag syntax: -=a"),
+            ("---id a", "bad flag syntax: ---id"),
             ("-debug=maybe", "invalid boolean value \"maybe\" for -debug: parse error"),
         ] {
             assert_eq!(parse(line).unwrap_err().to_string(), want);

@@ -83,8 +83,11 @@ pub struct Stopped {
 
 /// Runs a shim's binary: reads the command line, does what it says, reports what went wrong.
 pub fn run(shim: &impl Shim) -> ExitCode {
-    let done = Flags::parse(env::args().skip(1)).and_then(|flags| act(shim, &flags));
-    match done {
+    let flags = match Flags::parse(env::args().skip(1)) {
+        Ok(flags) if !flags.help => flags,
+        asked => return usage(asked.err().as_ref()),
+    };
+    match act(shim, &flags) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // The daemon shows it as the reason why the shim did not start.
@@ -92,6 +95,15 @@ pub fn run(shim: &impl Shim) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Prints the flags, and before them what is wrong with those that were given. The status is that of
+/// Go's `flag` package.
+fn usage(error: Option<&Error>) -> ExitCode {
+    let said = error.map(|error| format!("{error}\n")).unwrap_or_default();
+    let program = env::args().next().unwrap_or_default();
+    drop(write!(io::stderr(), "{said}{}", Flags::usage(&program)));
+    if error.is_some() { ExitCode::from(2) } else { ExitCode::SUCCESS }
 }
 
 fn act(shim: &impl Shim, flags: &Flags) -> Result<()> {

@@ -4,8 +4,10 @@ use std::cell::Cell;
 use std::time::Duration;
 
 use api::containerd::services::sandbox::v1 as pb;
+use api::containerd::services::tasks::v1::{DeleteTaskRequest, KillRequest};
 use api::containerd::types::{Sandbox, sandbox::Runtime};
-use e2e::{Failure, Outcome, PATIENCE, World, wait};
+use e2e::{Failure, Image, Make, Outcome, PATIENCE, World, wait};
+use serde_json::json;
 
 use super::{LIMIT, Shape, Table, fields, told};
 use crate::wire::Wire;
@@ -16,12 +18,12 @@ const CALLS: [&str; 9] =
 
 /// Whether the daemon has the services at all: containerd 1.6 has not.
 pub(super) fn are_there(world: &World) -> Outcome<bool> {
-    Ok(!Stage::new(world)?.ask_store("Get", "none").starts_with("Unimplemented"))
+    Ok(!Stage::new(world, "shim")?.ask_store("Get", "none").starts_with("Unimplemented"))
 }
 
 /// Plays every call about a record.
 pub(super) fn play_store(world: &World, table: &Table) -> Outcome {
-    let stage = Stage::new(world)?;
+    let stage = Stage::new(world, "shim")?;
     // Go tells of an absent one in other words where there has never been any.
     for state in ["stored", "absent"] {
         let mut id = stage.record(state)?;
@@ -39,13 +41,23 @@ pub(super) fn play_store(world: &World, table: &Table) -> Outcome {
 }
 
 /// Plays every call about a sandbox that is a shim.
-pub(super) fn play_controller(world: &World, table: &Table) -> Outcome {
-    let stage = Stage::new(world)?;
-    for state in ["absent", "stored", "created", "ready", "stopped", "shut down"] {
+pub(super) fn play_shims(world: &World, table: &Table) -> Outcome {
+    let states = ["absent", "stored", "created", "ready", "stopped", "shut down"];
+    play(&Stage::new(world, "shim")?, "a sandbox", &states, table)
+}
+
+/// Plays every call about a sandbox that is a task.
+pub(super) fn play_pods(world: &World, table: &Table) -> Outcome {
+    let states = ["absent", "created", "ready", "stopped", "shut down"];
+    play(&Stage::new(world, "podsandbox")?, "a pod", &states, table)
+}
+
+fn play(stage: &Stage, subject: &str, states: &[&str], table: &Table) -> Outcome {
+    for state in states {
         let mut id = stage.sandbox(state)?;
         for call in CALLS {
             let answer = stage.ask(call, &id);
-            table.check(["a sandbox", &format!("Controller.{call}"), state], &id, &answer);
+            table.check([subject, &format!("Controller.{call}"), state], &id, &answer);
             let changes = ["Create", "Start", "Stop", "Shutdown"].contains(&call);
             if answer.starts_with("OK") && changes {
                 stage.clear(&id)?;
@@ -57,18 +69,48 @@ pub(super) fn play_controller(world: &World, table: &Table) -> Outcome {
     Ok(())
 }
 
+/// Has the daemon find an image for its pods, where it wants one: Go's has no program of its own.
+pub(super) fn furnish(world: &mut World) -> Outcome {
+    if world.daemon.parts().daemon == Make::Ours {
+        return Ok(());
+    }
+    let image = Image::busybox()?.command(&["sleep", "1000"]).pack()?;
+    let reference = world.registry()?.push(&image, "tools/pause:1")?;
+    world.daemon.terminate()?;
+    let path = world.daemon.home().join("config.toml");
+    let text = fs_err::read_to_string(&path)?;
+    // Not every machine lets its root be spared when memory is short.
+    let section = format!(
+        "[plugins.\"io.containerd.grpc.v1.cri\"]\n  sandbox_image = \"{reference}\"\n  \
+         restrict_oom_score_adj = true\n"
+    );
+    fs_err::write(&path, text + &section)?;
+    world.daemon.restart()
+}
+
 struct Stage {
     store: Wire,
     controller: Wire,
+    tasks: Wire,
+    sandboxer: &'static str,
+    /// Where the cgroups of its sandboxes are.
+    parent: String,
     mark: String,
     made: Cell<u32>,
 }
 
 impl Stage {
-    fn new(world: &World) -> Outcome<Self> {
+    fn new(world: &World, sandboxer: &'static str) -> Outcome<Self> {
+        // Whatever a pod's caller says, Go waits for its task in this namespace.
+        let is_theirs = world.daemon.parts().daemon == Make::Go && sandboxer == "podsandbox";
+        let own = world.ctr.namespace();
+        let namespace = if is_theirs { "k8s.io" } else { own };
         Ok(Self {
-            store: Wire::connect(world, "sandbox.v1.Store")?,
-            controller: Wire::connect(world, "sandbox.v1.Controller")?,
+            store: Wire::connect(world, "sandbox.v1.Store")?.in_namespace(namespace),
+            controller: Wire::connect(world, "sandbox.v1.Controller")?.in_namespace(namespace),
+            tasks: Wire::connect(world, "tasks.v1.Tasks")?.in_namespace(namespace),
+            sandboxer,
+            parent: format!("/{own}"),
             mark: world.id(""),
             made: Cell::new(0),
         })
@@ -101,9 +143,10 @@ impl Stage {
             }
         }
         if steps.contains(&"Stop") {
-            // Its shim ends, and for a moment more its name is taken.
-            let is_gone = || Ok(self.ask("Wait", &id).starts_with("NotFound").then_some(()));
-            wait::until("the end of the sandbox", PATIENCE, is_gone)?;
+            // A shim ends too, and for a moment more its name is taken. Of a pod its end is kept.
+            let last = if self.sandboxer == "shim" { "NotFound" } else { "OK" };
+            let has_ended = || Ok(self.ask("Wait", &id).starts_with(last).then_some(()));
+            wait::until("the end of the sandbox", PATIENCE, has_ended)?;
         }
         Ok(id)
     }
@@ -112,15 +155,30 @@ impl Stage {
         for call in ["Stop", "Shutdown"] {
             self.ask(call, id);
         }
+        if self.sandboxer == "podsandbox" {
+            self.end_forgotten(id)?;
+        }
         self.ask_store("Delete", id);
         let state = self.ask_store("Get", id);
         e2e::ensure!(state.starts_with("NotFound"), "{id} is still there: {state}");
         Ok(())
     }
 
+    /// Ends the task of a pod that another took the place of.
+    fn end_forgotten(&self, id: &str) -> Outcome {
+        let container_id = id.to_owned();
+        let kill = KillRequest { container_id, signal: 9, ..Default::default() };
+        told::<_, ()>(&self.tasks, "Kill", kill, LIMIT);
+        wait::until("the end of its task", PATIENCE, || {
+            let request = DeleteTaskRequest { container_id: id.to_owned() };
+            let answer = told::<_, ()>(&self.tasks, "Delete", request, LIMIT);
+            Ok(answer.starts_with("NotFound").then_some(()))
+        })
+    }
+
     fn ask_store(&self, call: &str, id: &str) -> String {
         let sandbox_id = id.to_owned();
-        let sandbox = Some(record(id));
+        let sandbox = Some(self.described(id));
         match call {
             "Create" => told::<_, pb::StoreCreateResponse>(
                 &self.store,
@@ -156,11 +214,11 @@ impl Stage {
     }
 
     fn ask(&self, call: &str, id: &str) -> String {
-        let (sandbox_id, sandboxer) = (id.to_owned(), "shim".to_owned());
+        let (sandbox_id, sandboxer) = (id.to_owned(), self.sandboxer.to_owned());
         let wire = &self.controller;
         match call {
             "Create" => {
-                let sandbox = Some(record(id));
+                let sandbox = Some(self.described(id));
                 let request = pb::ControllerCreateRequest {
                     sandbox_id,
                     sandboxer,
@@ -198,7 +256,7 @@ impl Stage {
                 let request = pb::ControllerUpdateRequest {
                     sandbox_id,
                     sandboxer,
-                    sandbox: Some(record(id)),
+                    sandbox: Some(self.described(id)),
                     fields: vec!["labels.a".to_owned()],
                 };
                 told::<_, pb::ControllerUpdateResponse>(wire, call, request, LIMIT)
@@ -209,21 +267,29 @@ impl Stage {
             }
         }
     }
-}
 
-/// A record as others make it, with a specification, however little it says.
-fn record(id: &str) -> Sandbox {
-    let spec = prost_types::Any {
-        type_url: "types.containerd.io/opencontainers/runtime-spec/1/Spec".to_owned(),
-        value: br#"{"ociVersion":"1.0.2"}"#.to_vec(),
-    };
-    Sandbox {
-        sandbox_id: id.to_owned(),
-        runtime: Some(Runtime { name: "io.containerd.runc.v2".to_owned(), options: None }),
-        spec: Some(spec),
-        labels: [("a".to_owned(), "b".to_owned())].into(),
-        sandboxer: "shim".to_owned(),
-        ..Default::default()
+    /// A record as others make it, with a specification, however little it says. What Go's `podsandbox`
+    /// wants to know is in an extension (containerd `internal/cri/server/podsandbox`).
+    fn described(&self, id: &str) -> Sandbox {
+        let any = |type_url: &str, value: String| prost_types::Any {
+            type_url: type_url.to_owned(),
+            value: value.into_bytes(),
+        };
+        let config = json!({ "linux": { "cgroup_parent": self.parent } });
+        let metadata = json!({ "Version": "v1", "Metadata": { "ID": id, "Config": config } });
+        let metadata =
+            any("github.com/containerd/cri/pkg/store/sandbox/Metadata", metadata.to_string());
+        let is_pod = self.sandboxer == "podsandbox";
+        let spec = r#"{"ociVersion":"1.0.2"}"#.to_owned();
+        Sandbox {
+            sandbox_id: id.to_owned(),
+            runtime: Some(Runtime { name: "io.containerd.runc.v2".to_owned(), options: None }),
+            spec: Some(any("types.containerd.io/opencontainers/runtime-spec/1/Spec", spec)),
+            labels: [("a".to_owned(), "b".to_owned())].into(),
+            extensions: is_pod.then(|| ("metadata".to_owned(), metadata)).into_iter().collect(),
+            sandboxer: self.sandboxer.to_owned(),
+            ..Default::default()
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! User-mode Linux: a kernel that runs as a program, on the same files. It has overlayfs, xfs and ext4
-//! with project quotas, and every controller of the cgroups, but is older than most.
+//! with project quotas, every controller of the cgroups, and AppArmor, but is older than most.
 
 use std::path::Path;
 use std::process::Command;
@@ -21,6 +21,7 @@ const SUITES: &[Suite] = &[
         target: "main",
         filters: "version_2 processes multiplies",
     },
+    Suite { package: "containerd-spec", target: "main", filters: "apparmor" },
     Suite {
         package: "e2e",
         target: "e2e",
@@ -34,6 +35,7 @@ const INIT: &str = r#"#!/bin/sh
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin
 mount -t proc proc /proc
 mount -t sysfs sys /sys
+mount -t securityfs security /sys/kernel/security
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount -t tmpfs tmp /mnt
 mount -t tmpfs tmp /run
@@ -47,11 +49,12 @@ done
 export TMPDIR=/mnt RUST_BACKTRACE=0 TERM=dumb
 "#;
 
-/// Plays the tests that need quotas and cgroups of version 2.
+/// Plays the tests that need quotas, cgroups of version 2 and AppArmor.
 pub(super) fn run() -> Outcome {
-    show::chapter("project quotas and cgroups of version 2, under user-mode Linux");
+    show::chapter("quotas, cgroups of version 2 and AppArmor, under user-mode Linux");
     install::packages(&[
         "user-mode-linux",
+        "apparmor",
         "busybox-static",
         "iproute2",
         "e2fsprogs",
@@ -83,7 +86,8 @@ pub(super) fn run() -> Outcome {
 fn play(script: &Path) -> Outcome {
     let mut kernel = Command::new("linux.uml");
     kernel.args(["mem=3G", "rootfstype=hostfs", "rootflags=/", "rw", "quiet", "con=null"]);
-    kernel.args(["con0=null,fd:1", "ssl=null"]).arg(format!("init={}", script.display()));
+    kernel.args(["con0=null,fd:1", "ssl=null", "security=apparmor", "apparmor=1"]);
+    kernel.arg(format!("init={}", script.display()));
     kernel.current_dir(parts::workspace());
     super::play(&mut kernel, SUITES.len())
 }

@@ -202,7 +202,10 @@ impl Controller for Scoped {
     }
 
     async fn start(&self, id: &str) -> Result<Instance> {
-        let container = self.containers.get(id).await.map_err(|error| named(error, id))?;
+        let missing = || Error::not_found(format!("unable to find pod sandbox with id {id:?}"));
+        let container = self.containers.get(id).await;
+        let container =
+            container.map_err(|error| if error.is_not_found() { missing() } else { error })?;
         let rootfs = self.rootfs();
         let create = crate::Create { id: id.to_owned(), rootfs, ..Default::default() };
         let made = self.tasks.create(create).await;
@@ -228,6 +231,7 @@ impl Controller for Scoped {
     }
 
     async fn stop(&self, id: &str, grace: Option<Duration>) -> Result<()> {
+        self.containers.get(id).await.map_err(|error| named(error, id))?;
         self.signal(id, SIGTERM).await?;
         let ended = tokio::time::timeout(grace.unwrap_or(GRACE), self.tasks.wait(id, ""));
         match ended.await {
@@ -243,27 +247,27 @@ impl Controller for Scoped {
     }
 
     async fn status(&self, id: &str, verbose: bool) -> Result<Status> {
-        let gone = || Status {
-            id: id.to_owned(),
-            state: NOT_READY.into(),
-            exited_at: Some(SystemTime::now()),
-            ..Status::default()
-        };
+        let missing = || Error::not_found(format!("unable to find sandbox {id:?}"));
+        let container = self.containers.get(id).await;
+        let container =
+            container.map_err(|error| if error.is_not_found() { missing() } else { error })?;
         let process = match self.tasks.get(id, "").await {
-            Err(error) if error.is_not_found() => return Ok(gone()),
-            process => process?,
+            Err(error) if error.is_not_found() => None,
+            process => Some(process?),
         };
-        let container = self.containers.get(id).await.map_err(|error| named(error, id))?;
-        let is_ready = process.status == crate::Status::Running;
+        let is_ready =
+            process.as_ref().is_some_and(|process| process.status == crate::Status::Running);
         let mut status = Status {
             id: id.to_owned(),
-            pid: process.pid,
             state: if is_ready { READY } else { NOT_READY }.into(),
             created_at: Some(container.created_at),
-            exited_at: process.exit.map(|exit| exit.at),
-            endpoint: self.endpoint(id).await?,
             ..Status::default()
         };
+        if let Some(process) = process {
+            status.pid = if is_ready { process.pid } else { 0 };
+            status.exited_at = process.exit.map(|exit| exit.at);
+            status.endpoint = self.endpoint(id).await?;
+        }
         if verbose && let Some(spec) = &container.spec {
             let text = String::from_utf8_lossy(&spec.value).into_owned();
             status.info.insert("runtimeSpec".into(), text);
@@ -281,8 +285,10 @@ impl Controller for Scoped {
             Err(error) if !error.is_not_found() => return Err(error),
             _ => {}
         }
-        let deleted = self.containers.delete(id, Delete::default()).await;
-        deleted.map_err(|error| named(error, id))
+        match self.containers.delete(id, Delete::default()).await {
+            Err(error) if !error.is_not_found() => Err(error),
+            _ => Ok(()),
+        }
     }
 
     async fn metrics(&self, id: &str) -> Result<Option<Metric>> {
