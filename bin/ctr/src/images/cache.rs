@@ -7,7 +7,7 @@ use types::{Context as _, Platform, Result, platform::Matcher};
 use super::convert::imaging;
 use crate::{connection::Connection, output::say};
 
-/// Make erofs images of an image's layers, for the erofs snapshotter's layer_content_cache.
+/// Make erofs images of an image's layers, for the erofs snapshotter to mount.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Each layer becomes <FOLDER>/<algorithm>/<first two digits>/<diff ID>.erofs.\n\
