@@ -16,8 +16,11 @@ use tracing::warn;
 use super::Carrier;
 use crate::ready::{Ready, nonblocking};
 
-/// As much as a terminal passes on at once.
-const BUFFER: usize = 4096;
+/// As much as is typed in at once.
+const TYPED: usize = 1024;
+
+/// As much output as is passed on at once.
+const GATHERED: usize = 32 << 10;
 
 /// A terminal: what is shown on it goes to a client, what the client types comes back.
 ///
@@ -129,33 +132,62 @@ async fn pass_on(
 }
 
 async fn show(master: &Ready<OwnedFd>, output: Option<&Output>, end: &mut watch::Receiver<End>) {
-    let mut buffer = vec![0; BUFFER];
+    let mut buffer = vec![0; GATHERED];
     loop {
-        let shown = match read(master.file(), &mut buffer) {
-            // EIO says that the other side is closed.
-            Ok(0) | Err(Errno::IO) => return,
-            Ok(shown) => shown,
-            Err(Errno::INTR) => continue,
-            Err(Errno::AGAIN) if *end.borrow() > End::ByItself => return,
-            Err(Errno::AGAIN) => {
+        let (shown, then) = gather(master.file(), &mut buffer);
+        if let (Some(output), true) = (output, shown > 0)
+            && let Err(error) = output.write_all(&buffer[..shown]).await
+        {
+            return warn!(%error, "error copying terminal output");
+        }
+        match then {
+            Then::More => {}
+            // More may have come while that was passed on.
+            Then::Wait if shown > 0 => {}
+            Then::End => return,
+            Then::Wait if *end.borrow() > End::ByItself => return,
+            Then::Wait => {
                 tokio::select! {
                     _ = master.readable() => {}
                     _ = end.wait_for(|end| *end > End::ByItself) => {}
                 }
-                continue;
             }
-            Err(error) => return warn!(%error, "terminal output"),
-        };
-        let Some(output) = output else { continue };
-        if let Err(error) = output.write_all(&buffer[..shown]).await {
-            return warn!(%error, "error copying terminal output");
         }
     }
 }
 
+/// What there is to do after reading.
+enum Then {
+    /// There may be more.
+    More,
+    /// Nothing is there now.
+    Wait,
+    /// Nothing will be there any more.
+    End,
+}
+
+/// Reads what is there, piece by piece: a terminal gives less than a page at a time.
+fn gather(master: &OwnedFd, buffer: &mut [u8]) -> (usize, Then) {
+    let mut len = 0;
+    while len < buffer.len() {
+        match read(master, &mut buffer[len..]) {
+            // EIO says that the other side is closed.
+            Ok(0) | Err(Errno::IO) => return (len, Then::End),
+            Ok(more) => len += more,
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => return (len, Then::Wait),
+            Err(error) => {
+                warn!(%error, "terminal output");
+                return (len, Then::End);
+            }
+        }
+    }
+    (len, Then::More)
+}
+
 /// Types what the client does, until its input ends.
 async fn type_in(input: Ready<OwnedFd>, master: Arc<Ready<OwnedFd>>) -> io::Result<()> {
-    let mut buffer = vec![0; BUFFER / 4];
+    let mut buffer = vec![0; TYPED];
     loop {
         match read(input.file(), &mut buffer) {
             Ok(0) => return Ok(()),
