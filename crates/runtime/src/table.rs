@@ -129,10 +129,12 @@ impl Table {
         )
     }
 
-    /// Ends a task: its name is free again, and whoever waits for it learns how it ended.
+    /// Ends a task: its name is free again, and then whoever waits for it learns how it ended.
     pub(crate) fn end(&self, shim: &Arc<Shim>, exit: Option<Exit>) {
-        self.change(shim, |phase| *phase = Phase::Gone(exit));
-        self.lock().remove(&key(&shim.bundle.namespace, &shim.bundle.id));
+        let phase = self.lock().remove(&key(&shim.bundle.namespace, &shim.bundle.id));
+        if let Some(phase) = phase {
+            phase.send_replace(Phase::Gone(exit));
+        }
     }
 
     fn change(&self, shim: &Arc<Shim>, change: impl FnOnce(&mut Phase)) {
