@@ -132,7 +132,7 @@ fn much_output_takes_no_time_of_the_shim(world: &mut World) -> Outcome {
     let image = world.busybox()?;
     // What a container complains of passes through the shim, though not through its memory; and so
     // does all that it says where CRIU may be asked to save it.
-    let has_criu = sys::program::find("criu", None).is_some();
+    let has_criu = e2e::parts::tool("criu").is_ok();
     for (stream, limit) in [("1", if has_criu { 40 } else { 2 }), ("2", 40)] {
         let id = world.id(&format!("much{stream}"));
         let script = format!(
