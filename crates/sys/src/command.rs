@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 use std::{
     ffi::OsStr,
-    io,
+    fs::File,
+    io::{self, Read as _, Seek as _},
     os::{
         fd::{AsFd, AsRawFd, OwnedFd, RawFd},
         unix::process::CommandExt,
     },
     path::Path,
     process::{self, Stdio},
+    time::Duration,
 };
 
 use rustix::{
-    fs::Mode,
+    fs::{MemfdFlags, Mode, memfd_create},
     io::fcntl_dupfd_cloexec,
     process::{Pid, Signal},
 };
@@ -189,6 +191,24 @@ impl Command {
         let mut child = self.spawn()?;
         child.stdout = Some(OwnedFd::from(reader).into());
         child.output()
+    }
+
+    /// Runs the program to its end, with the input set before, and collects both streams into one, as
+    /// they came. One that takes longer than `patience` is killed, and `TimedOut`.
+    pub fn output_within(mut self, patience: Duration) -> io::Result<Output> {
+        let mut said = File::from(memfd_create("said", MemfdFlags::CLOEXEC)?);
+        self.inner.stdout(said.try_clone()?).stderr(said.try_clone()?);
+        let mut child = self.spawn()?;
+        let Some(exit) = child.wait_timeout(patience)? else {
+            child.kill(9)?;
+            child.wait()?;
+            let text = format!("the program did not end within {patience:?}");
+            return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+        };
+        let mut stdout = Vec::new();
+        said.rewind()?;
+        said.read_to_end(&mut stdout)?;
+        Ok(Output { exit, stdout, stderr: Vec::new() })
     }
 
     /// Arms the child's side of things. What it returns must live until the child runs.

@@ -34,6 +34,15 @@ fn streams_larger_than_a_pipe_do_not_block_each_other() {
 }
 
 #[test]
+fn a_program_that_takes_too_long_is_killed() {
+    let quick = sh("echo 1; echo 2 >&2; echo 3; exit 4").output_within(Duration::from_secs(10));
+    let quick = quick.unwrap();
+    assert_eq!((quick.exit, quick.stdout.as_slice()), (Exit::Code(4), b"1\n2\n3\n".as_slice()));
+    let slow = sh("exec sleep 100").output_within(Duration::from_millis(20)).unwrap_err();
+    assert_eq!(slow.kind(), io::ErrorKind::TimedOut, "{slow}");
+}
+
+#[test]
 fn combined_output_is_in_order() {
     let output = sh("echo 1; echo 2 >&2; echo 3").combined_output().unwrap();
     assert_eq!(output.stdout, b"1\n2\n3\n");

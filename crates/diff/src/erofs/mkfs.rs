@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The program that makes images.
 use std::{
-    io::{self, Read, Seek, Write},
+    io::{self, Read, Write},
     path::Path,
     process::Stdio,
     sync::OnceLock,
@@ -27,7 +27,8 @@ const EPOCH: &str = "SOURCE_DATE_EPOCH";
 pub(super) fn takes_tar() -> bool {
     static TAKES: OnceLock<bool> = OnceLock::new();
     *TAKES.get_or_init(|| {
-        let asked = Command::new(PROGRAM).arg("--help").stdin(Stdio::null()).combined_output();
+        let asked =
+            Command::new(PROGRAM).arg("--help").stdin(Stdio::null()).output_within(PATIENCE);
         asked.is_ok_and(|said| String::from_utf8_lossy(&said.stdout).contains("--tar="))
     })
 }
@@ -109,30 +110,16 @@ fn dated(command: Command, epoch: Option<u64>) -> Command {
 
 /// Runs the program; what it said is the error.
 fn run(command: Command) -> Result<()> {
-    let mut said = fs::File::from_parts(
-        rustix::fs::memfd_create("mkfs", rustix::fs::MemfdFlags::CLOEXEC)
-            .map_err(io::Error::from)?
-            .into(),
-        "mkfs",
-    );
-    let (out, err) = (said.file().try_clone()?, said.file().try_clone()?);
-    let child = command.stdout(out).stderr(err).spawn();
-    let mut child = child.map_err(|error| match error.kind() {
+    let output = command.output_within(PATIENCE).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => Error::unimplemented(format!("{PROGRAM} is not installed")),
+        io::ErrorKind::TimedOut => Error::caused(Kind::DeadlineExceeded, PROGRAM, error),
         _ => Error::from(error),
     })?;
-    let Some(exit) = child.wait_timeout(PATIENCE)? else {
-        child.kill(9)?;
-        child.wait()?;
-        return Err(Error::deadline(format!("{PROGRAM} did not end within {PATIENCE:?}")));
-    };
-    if exit.success() {
+    if output.exit.success() {
         return Ok(());
     }
-    let mut text = String::new();
-    said.rewind()?;
-    drop(said.read_to_string(&mut text));
-    Err(Error::said(Kind::Unknown, format!("erofs apply failed: {}: {exit}", text.trim())))
+    let text = String::from_utf8_lossy(&output.stdout);
+    Err(Error::said(Kind::Unknown, format!("erofs apply failed: {}: {}", text.trim(), output.exit)))
 }
 
 /// A number of the image's own that follows from the layer's digest (RFC 9562, version 8).

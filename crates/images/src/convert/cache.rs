@@ -79,6 +79,9 @@ fn keep(image: &Path, target: PathBuf) -> Result<PathBuf> {
     fs::set_permissions(image, PermissionsExt::from_mode(0o644))?;
     fs::File::open(image)?.sync_all()?;
     fs::rename(image, &target)?;
-    fs::File::open(folder)?.sync_all()?;
+    // What may be new of the folders is theirs, that of the algorithm and the cache's.
+    for folder in folder.ancestors().take(3) {
+        fs::File::open(folder)?.sync_all()?;
+    }
     Ok(target)
 }

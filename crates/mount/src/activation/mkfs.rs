@@ -1,11 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `mkfs/`: a filesystem in a file, made when it is first mounted.
-use std::{
-    fs::File,
-    io::{self, Read as _, Seek as _},
-    path::Path,
-    time::Duration,
-};
+use std::{fs::File, io, path::Path, process::Stdio, time::Duration};
 
 use rustix::{
     fs::{AtFlags, FileType, Mode, OFlags, ftruncate, openat, renameat, statat, unlinkat},
@@ -98,33 +93,24 @@ impl Filesystem {
 
     fn format(&self, path: &Path) -> Result<()> {
         let (program, args) = self.command()?;
-        let mut said = tempfile::tempfile()?;
-        let spawn = || -> io::Result<_> {
-            let (out, err) = (said.try_clone()?, said.try_clone()?);
-            let command = Command::new(&program).args(&args).arg(path);
-            command.stdin(std::process::Stdio::null()).stdout(out).stderr(err).spawn()
-        };
-        let mut child = spawn().map_err(|error| match error.kind() {
+        let command = Command::new(&program).args(&args).arg(path).stdin(Stdio::null());
+        let output = command.output_within(PATIENCE).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => {
                 let text = format!(
                     "{program} failed: : exec: {program:?}: executable file not found in $PATH"
                 );
                 Error::said(Kind::Unknown, text)
             }
+            io::ErrorKind::TimedOut => {
+                Error::caused(Kind::DeadlineExceeded, program.clone(), error)
+            }
             _ => failed("run", program.as_ref(), error),
         })?;
-        let Some(exit) = child.wait_timeout(PATIENCE)? else {
-            child.kill(9)?;
-            child.wait()?;
-            return Err(Error::deadline(format!("{program} did not end within {PATIENCE:?}")));
-        };
-        if exit.success() {
+        if output.exit.success() {
             return Ok(());
         }
-        let mut text = String::new();
-        said.rewind()?;
-        drop(said.read_to_string(&mut text));
-        Err(Error::said(Kind::Unknown, format!("{program} failed: {text}: {exit}")))
+        let text = String::from_utf8_lossy(&output.stdout);
+        Err(Error::said(Kind::Unknown, format!("{program} failed: {text}: {}", output.exit)))
     }
 
     fn command(&self) -> Result<(String, Vec<String>)> {

@@ -3,6 +3,8 @@
 use std::{
     os::unix::fs::{MetadataExt, PermissionsExt},
     path::Path,
+    process::Stdio,
+    time::Duration,
 };
 
 use fs_err as fs;
@@ -13,7 +15,9 @@ use types::{Context, Error, Kind, Result};
 use super::{image, upper};
 use crate::tree;
 
+/// The program, and how long it may take.
 const PROGRAM: &str = "mkfs.erofs";
+const PATIENCE: Duration = Duration::from_mins(10);
 
 /// Whether the program is there.
 pub(super) fn check_program() -> Result<()> {
@@ -63,8 +67,9 @@ fn make(from: &Path, made: &Path) -> Result<()> {
         .args(["--quiet", "-Enoinline_data"])
         .arg(made)
         .arg(from)
+        .stdin(Stdio::null())
         .parent_death_signal(rustix::process::Signal::KILL)
-        .combined_output()
+        .output_within(PATIENCE)
         .context(|| format!("failed to run {PROGRAM}"))?;
     if output.exit.success() {
         return Ok(());
